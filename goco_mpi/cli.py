@@ -1,0 +1,183 @@
+"""The command line: ``goco run | simulate | report | info``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from goco_mpi import __version__
+from goco_mpi.errors import GocoError, RunError, check_range
+
+if TYPE_CHECKING:
+    from goco_mpi.config import RunConfig
+    from goco_mpi.engine.session import Session
+    from goco_mpi.record import Outcome
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0 done, 1 run failed, 2 bad input."""
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.command(options)
+    except GocoError as error:
+        print(f"goco: {error}", file=sys.stderr, flush=True)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has gone; nothing is left to say
+        return 0
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="goco", description="Decentralized learning with gradient coding that does not wait for the slowest node."
+    )
+    parser.add_argument("--version", action="version", version=f"goco {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="train on MPI: mpiexec -n 8 goco run EXPERIMENT.toml")
+    _add_experiment(run)
+    run.add_argument("--ranks", type=int, metavar="N", help="refuse to start on any other number of ranks")
+    run.set_defaults(command=_run)
+
+    simulate = commands.add_parser("simulate", help="the same experiment in one process, without MPI or time")
+    _add_experiment(simulate)
+    simulate.add_argument("--workers", type=int, default=8, metavar="N", help="number of workers (default 8)")
+    simulate.set_defaults(command=_simulate)
+
+    report = commands.add_parser("report", help="compare finished runs: a table, and a picture with --png")
+    report.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR")
+    report.add_argument("--reference", type=Path, metavar="RUN_DIR", help="run without stragglers, for round rates")
+    report.add_argument("--gap", type=float, default=0.01, help="suboptimality to time (default 0.01)")
+    report.add_argument("--png", type=Path, metavar="FILE", help="draw loss against wall time (needs matplotlib)")
+    report.set_defaults(command=_report)
+
+    info = commands.add_parser("info", help="MPI library, launcher, ranks, cores, threads, versions")
+    info.set_defaults(command=_info)
+    return parser
+
+
+def _add_experiment(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("experiment", metavar="EXPERIMENT.toml")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a key, such as method.kind=dgd"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="run directory (default runs/EXPERIMENT)")
+    parser.add_argument("--force", action="store_true", help="replace an earlier run directory")
+    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+
+
+def _prepare(options: argparse.Namespace) -> tuple[RunConfig, Path]:
+    """Read the experiment and make sure that its result has a place."""
+    from goco_mpi import config as cfg
+    from goco_mpi import record
+
+    config = cfg.read_config(options.experiment, options.set)
+    out = options.out or Path("runs") / Path(options.experiment).stem
+    record.refuse_existing(out, options.force)
+    return config, out
+
+
+def _run(options: argparse.Namespace) -> int:
+    from goco_mpi.engine.session import Session  # first: it sets BLAS threads before numpy loads
+
+    with Session(expected_ranks=options.ranks) as session:
+        try:
+            _run_together(options, session)
+        except GocoError as error:
+            if not error.agreed:
+                raise
+            if session.rank == 0:
+                print(f"goco: {error}", file=sys.stderr, flush=True)
+            return error.exit_code
+    return 0
+
+
+def _run_together(options: argparse.Namespace, session: Session) -> None:
+    """Train on all ranks and write the record on rank 0. Collective."""
+    from goco_mpi.engine.train import train
+    from goco_mpi.progress import Progress
+
+    # One rank reads the experiment: on a cluster only some nodes may see the directory.
+    config, out = session.share(lambda: _prepare(options))
+    with Progress(config.rounds, quiet=options.quiet or session.rank > 0) as progress:
+        outcome = train(config, session, progress)
+    environment = session.environment()
+
+    def finish() -> None:
+        assert outcome is not None  # rank 0 has it
+        _finish(options, out, config, outcome, environment)
+
+    session.share(finish)
+
+
+def _simulate(options: argparse.Namespace) -> int:
+    from goco_mpi.progress import Progress
+    from goco_mpi.simulation import simulate_experiment
+
+    check_range("--workers", options.workers, 1, 2**31)
+    config, out = _prepare(options)
+    with Progress(config.rounds, options.quiet) as progress:
+        outcome = simulate_experiment(config, options.workers, progress)
+    _finish(options, out, config, outcome, {"simulated": True, "n_ranks": options.workers})
+    return 0
+
+
+def _finish(
+    options: argparse.Namespace, out: Path, config: RunConfig, outcome: Outcome, environment: dict[str, Any]
+) -> None:
+    """Write the record, print the result, and fail a run that is worse than no training."""
+    from goco_mpi import record
+
+    result = record.write_run(out, config, environment, outcome, options.force)
+    if not options.quiet:
+        _print_result(out, result)
+    if not result["loss"] <= result["loss_start"]:
+        raise RunError(
+            f"The run did not converge: the loss went from {result['loss_start']:.4g} to {result['loss']:.4g}. The "
+            f"step size {result['step_size']:g} is too large. Lower step.size (or step.scale with step.kind = "
+            f"'auto'). The record is in {out}."
+        )
+
+
+def _print_result(out: Path, result: dict[str, Any]) -> None:
+    parts = [f"loss {result['loss']:.6g}"]
+    if result["suboptimality"] is not None:
+        parts.append(f"suboptimality {result['suboptimality']:.3g}")
+    parts.append(f"consensus distance {result['consensus_distance']:.3g}")
+    if result["test_accuracy"] is not None:
+        parts.append(f"test accuracy {100 * result['test_accuracy']:.1f} %")
+    if result["wall_s"] is not None:
+        parts.append(f"{result['wall_s']:.2f} s")
+    print(", ".join(parts))
+    print(f"record in {out}")
+
+
+def _report(options: argparse.Namespace) -> int:
+    from goco_mpi import report
+    from goco_mpi.record import read_run
+
+    runs = [read_run(path) for path in options.runs]
+    reference = read_run(options.reference) if options.reference else None
+    report.print_table(runs, reference, options.gap)
+    if options.png:
+        report.draw(runs, options.gap, options.png)
+        print(f"picture in {options.png}")
+    return 0
+
+
+def _info(options: argparse.Namespace) -> int:
+    from goco_mpi.engine.session import Session
+    from goco_mpi.record import software
+
+    with Session() as session:
+        environment = session.environment()
+        if session.rank == 0:
+            for name, value in {**software(), **environment}.items():
+                print(f"{name:>20}  {value}")
+    return 0

@@ -1,0 +1,415 @@
+"""The experiment file: TOML to one frozen, validated `RunConfig`.
+
+The key names are a contract with users. Every key has a default here, so an experiment file
+holds only what differs. What can be checked without knowing the number of workers is checked
+here, once; the rest in `goco_mpi.experiment`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_type_hints
+
+import msgspec
+
+from goco_mpi.core import encoding, gossip, mixing, objectives, placement, stragglers, topology
+from goco_mpi.core.methods import METHODS
+from goco_mpi.errors import InputError, check_one_of, check_range
+
+BUNDLED = ("digits", "breast_cancer", "diabetes")
+PARTITIONS = ("iid", "by_label", "in_order")
+FORMATS = ("auto", "svmlight", "npz", "npy")
+STEPS = ("constant", "decreasing", "auto")
+LATE_POLICIES = ("discard", "wait")
+
+
+class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One table of the experiment file."""
+
+
+class DataConfig(_Section, frozen=True):
+    """Where the samples come from and how they are cut into shards."""
+
+    source: str = "digits"
+    """digits | breast_cancer | diabetes | synthetic | a path."""
+    format: str = "auto"
+    """auto (by suffix) | svmlight | npz | npy."""
+    targets: str | None = None
+    """For .npy features: the .npy file with the targets."""
+    partition: str = "iid"
+    """iid | by_label (sorted by target) | in_order (as the file has them)."""
+    shards: int = 16
+    standardize: bool = False
+    """Centre and scale every feature by its training mean and deviation (CSR: scale only)."""
+    intercept: bool = True
+    """Append a column of ones."""
+    test_fraction: float = 0.2
+    """Share of the samples kept for testing, in [0, 1)."""
+    n_samples: int = 4000
+    """Synthetic only: rows."""
+    n_features: int = 50
+    """Synthetic only: columns."""
+    noise: float = 0.5
+    """Synthetic only: standard deviation of the label noise."""
+    heterogeneity: float = 0.0
+    """Synthetic only: how far each shard's own solution lies from the common one."""
+
+
+class ObjectiveConfig(_Section, frozen=True):
+    """What is minimised."""
+
+    kind: str = "softmax"
+    """least_squares | logistic | softmax."""
+    l2: float = 1e-3
+
+
+class TopologyConfig(_Section, frozen=True):
+    """Who gossips with whom."""
+
+    kind: str = "exponential"
+    """ring | grid | torus | hypercube | complete | star | exponential | random_regular | erdos_renyi | edges."""
+    mixing_matrix: str = "metropolis"
+    """metropolis | lazy_metropolis."""
+    rows: int | None = None
+    """grid, torus: number of rows (default: as square as possible)."""
+    degree: int = 4
+    """random_regular: neighbours of each worker."""
+    p: float = 0.5
+    """erdos_renyi: probability of an edge."""
+    edges: tuple[tuple[int, int], ...] = ()
+    """edges: pairs of workers."""
+
+
+class PlacementConfig(_Section, frozen=True):
+    """Which worker holds which shard."""
+
+    kind: str = "pairwise_balanced"
+    """pairwise_balanced | fractional_repetition | cyclic | bernoulli | uncoded."""
+    replication: int = 2
+    """Workers that hold each shard; always 1 for uncoded."""
+
+
+class MethodConfig(_Section, frozen=True):
+    """What a round does."""
+
+    kind: str = "goco"
+    """goco | dgd | allreduce."""
+    late: str = "discard"
+    """discard (a late gradient is dropped) | wait (for everyone: both deadlines inf)."""
+    weights: str = "coverage"
+    """paper | coverage | plain: the encoding weights."""
+    mixing: str = "stale"
+    """stale | fold: what is done with late neighbours."""
+    max_age: int = 20
+    """stale: rounds after which a neighbour's vector is no longer used."""
+
+
+class StepConfig(_Section, frozen=True):
+    """The step size."""
+
+    kind: str = "auto"
+    """constant | decreasing (size / (1 + t / tau)) | auto (scale / curvature at the start)."""
+    size: float | None = None
+    tau: float | None = None
+    """decreasing: rounds after which the step has halved; auto: decreasing if given."""
+    scale: float = 1.0
+    """auto: multiple of the inverse curvature."""
+
+
+class DeadlineConfig(_Section, frozen=True):
+    """How long a rank waits: a number of seconds, inf, or "auto"."""
+
+    compute_s: float | str = "auto"
+    """For the rank's own gradient."""
+    gossip_s: float | str = "auto"
+    """For its neighbours' messages."""
+    compute_factor: float = 2.0
+    """auto: multiple of the running median of the rank's own gradient time."""
+    gossip_factor: float = 0.5
+    """auto: multiple of the running median of the rank's own round time."""
+    poll_s: float | str = "auto"
+    """Sleep between two looks at the messages: seconds, or auto (0 where ranks have cores of their own)."""
+    shutdown_s: float = 60.0
+    """How long the end waits for a silent rank before the job is aborted."""
+
+
+class StragglerConfig(_Section, frozen=True):
+    """Injected lateness, for experiments."""
+
+    kind: str = "none"
+    """none | bernoulli (p, logical) | persistent (ranks, factor: logical) | slow (ranks, factor: real)
+    | delays (delay_p, delay_s: real)."""
+    p: float = 0.0
+    ranks: tuple[int, ...] = ()
+    factor: float = 10.0
+    work_s: float = 0.0
+    """Every rank's gradient takes at least this long: it sleeps the rest."""
+    delay_p: float = 0.0
+    """slow, delays: probability that another rank is delayed in a round."""
+    delay_s: float = 0.0
+    """slow, delays: mean delay in seconds."""
+    distribution: str = "exponential"
+    """exponential | pareto | constant: of the delays."""
+    link_p: float = 0.0
+    """Probability that a message is lost on arrival (logical; goes with any kind)."""
+
+
+class RecordConfig(_Section, frozen=True):
+    """What is recorded."""
+
+    every: int = 20
+    """Rounds between two rows of history.csv."""
+    optimum: bool = False
+    """Also find the optimum (scipy L-BFGS on the pooled data, on rank 0) and report suboptimality."""
+
+
+class RunConfig(_Section, frozen=True):
+    """A whole experiment."""
+
+    seed: int = 0
+    rounds: int = 200
+    data: DataConfig = DataConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    topology: TopologyConfig = TopologyConfig()
+    placement: PlacementConfig = PlacementConfig()
+    method: MethodConfig = MethodConfig()
+    step: StepConfig = StepConfig()
+    deadline: DeadlineConfig = DeadlineConfig()
+    stragglers: StragglerConfig = StragglerConfig()
+    record: RecordConfig = RecordConfig()
+
+
+def read_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read an experiment file and apply ``key=value`` overrides.
+
+    Parameters
+    ----------
+    path : str or Path
+        A TOML file.
+    overrides : sequence of str
+        Such as ``"method.kind=dgd"``; the value is TOML, a bare word is a string.
+
+    Returns
+    -------
+    RunConfig
+
+    Raises
+    ------
+    InputError
+        If the file is missing or not TOML, a key is unknown, or a value is not allowed.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            raw = tomllib.load(file)
+    except OSError as error:
+        raise InputError(f"The experiment file {str(path)!r} cannot be read: {error.strerror}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"The experiment file {str(path)!r} is not valid TOML: {error}.") from None
+    for override in overrides:
+        _apply_override(raw, override)
+    _resolve_paths(raw, path.parent)
+    return parse_config(raw)
+
+
+def parse_config(raw: dict[str, Any]) -> RunConfig:
+    """Turn the tables of an experiment into a validated `RunConfig`.
+
+    Examples
+    --------
+    >>> parse_config({"rounds": 5, "method": {"kind": "dgd"}}).placement.kind
+    'uncoded'
+    """
+    _refuse_unknown_keys(raw, RunConfig)
+    try:
+        config = msgspec.convert(raw, RunConfig)
+    except msgspec.ValidationError as error:
+        raise InputError(_explain(str(error), raw)) from None
+    _check(config)
+    return _resolve(config)
+
+
+def to_dict(config: RunConfig) -> dict[str, Any]:
+    """Return the config as plain tables, infinite deadlines spelt ``"inf"`` (JSON has none)."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: plain(item) for key, item in value.items()}
+        return "inf" if isinstance(value, float) and math.isinf(value) else value
+
+    tables: dict[str, Any] = plain(msgspec.to_builtins(config))
+    return tables
+
+
+_S = TypeVar("_S", bound=_Section)
+
+
+def replace(section: _S, **changes: Any) -> _S:
+    """Return a copy of a config section with some fields changed."""
+    return msgspec.structs.replace(section, **changes)
+
+
+def _apply_override(raw: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key.strip():
+        raise InputError(f"--set takes key=value, such as method.kind=dgd. Got {override!r}.")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    *tables, last = key.strip().split(".")
+    for table in tables:
+        inner = raw.setdefault(table, {})
+        if not isinstance(inner, dict):
+            raise InputError(f"--set {key.strip()}: {table!r} is a value, not a table.")
+        raw = inner
+    raw[last] = value
+
+
+def _resolve_paths(raw: dict[str, Any], base: Path) -> None:
+    """Look a relative data path up from the current directory, then from the experiment file's."""
+    data = raw.get("data")
+    if not isinstance(data, dict):
+        return
+    for key in ("source", "targets"):
+        value = data.get(key)
+        if isinstance(value, str) and not Path(value).exists() and (base / value).exists():
+            data[key] = str(base / value)
+
+
+def _refuse_unknown_keys(raw: dict[str, Any], section: type[_Section], prefix: str = "") -> None:
+    types = get_type_hints(section)
+    for key, value in raw.items():
+        if key not in types:
+            near = difflib.get_close_matches(key, types, n=3, cutoff=0.5)
+            where = f"in [{prefix[:-1]}]" if prefix else "at the top level"
+            advice = f"Did you mean {' or '.join(near)}?" if near else f"Known keys: {', '.join(types)}."
+            raise InputError(f"Unknown key {prefix + key!r} {where}. {advice}")
+        inner = types[key]
+        if isinstance(inner, type) and issubclass(inner, _Section):
+            if not isinstance(value, dict):
+                raise InputError(f"{prefix + key} must be a table. Got {value!r}.")
+            _refuse_unknown_keys(value, inner, f"{prefix}{key}.")
+
+
+_WORDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a text",
+    "bool": "true or false",
+    "array": "a list",
+    "object": "a table",
+    "null": "nothing",
+}
+
+
+def _explain(message: str, raw: dict[str, Any]) -> str:
+    """Turn msgspec's message into ours: parameter, rule, value."""
+    found = re.fullmatch(r"(.*?)(?: - at `\$\.?(.*?)`)?", message, re.DOTALL)
+    assert found is not None  # the pattern matches any text
+    rule, where = found[1], found[2] or "experiment"
+    expected = re.match(r"Expected `([^`]*)`", rule)
+    if expected:
+        names = [_WORDS.get(name.strip(), name.strip()) for name in expected[1].split("|")]
+        rule = "must be " + " or ".join(name for name in names if name != "nothing")
+    value: Any = raw
+    for key in re.findall(r"[^.\[\]]+", where):
+        if isinstance(value, dict):
+            value = value.get(key)
+        elif isinstance(value, list) and key.isdigit():
+            value = value[int(key)]
+    return f"{where} {rule}. Got {value!r}."
+
+
+def _check(config: RunConfig) -> None:
+    """Check everything that does not depend on the number of workers or the data."""
+    data, step, deadline = config.data, config.step, config.deadline
+    check_range("seed", config.seed, 0, 2**63 - 1)
+    check_range("rounds", config.rounds, 1, 2**52)
+    check_one_of("data.partition", data.partition, PARTITIONS)
+    check_one_of("data.format", data.format, FORMATS)
+    check_range("data.shards", data.shards, 1, 2**31)
+    check_range("data.n_samples", data.n_samples, 1, 2**40)
+    check_range("data.n_features", data.n_features, 1, 2**31)
+    _check_not_negative("data.noise", data.noise)
+    _check_not_negative("data.heterogeneity", data.heterogeneity)
+    if not 0.0 <= data.test_fraction < 1.0:
+        raise InputError(f"data.test_fraction must be at least 0 and below 1. Got {data.test_fraction:g}.")
+    if data.heterogeneity > 0.0 and data.partition == "iid":
+        raise InputError(
+            "data.heterogeneity > 0 makes every shard's solution its own, and data.partition = 'iid' mixes "
+            "the shards again. Use data.partition = 'in_order'."
+        )
+    check_one_of("objective.kind", config.objective.kind, objectives.KINDS)
+    _check_not_negative("objective.l2", config.objective.l2)
+    check_one_of("topology.kind", config.topology.kind, topology.KINDS)
+    check_one_of("topology.mixing_matrix", config.topology.mixing_matrix, mixing.KINDS)
+    check_one_of("placement.kind", config.placement.kind, placement.KINDS)
+    check_one_of("method.kind", config.method.kind, METHODS)
+    check_one_of("method.late", config.method.late, LATE_POLICIES)
+    check_one_of("method.weights", config.method.weights, encoding.KINDS)
+    check_one_of("method.mixing", config.method.mixing, gossip.RULES)
+    check_range("method.max_age", config.method.max_age, 0, 2**31)
+    check_one_of("step.kind", step.kind, STEPS)
+    _check_positive("step.scale", step.scale)
+    if step.size is not None:
+        _check_positive("step.size", step.size)
+    elif step.kind != "auto":
+        raise InputError(f"step.size must be given with step.kind = '{step.kind}'. Or use step.kind = 'auto'.")
+    if step.tau is not None:
+        _check_positive("step.tau", step.tau)
+    elif step.kind == "decreasing":
+        raise InputError("step.tau must be given with step.kind = 'decreasing': the rounds to half the step.")
+    for name in ("compute_s", "gossip_s"):
+        _check_seconds(f"deadline.{name}", getattr(deadline, name), "inf (wait for ever)")
+    _check_seconds("deadline.poll_s", deadline.poll_s, "0 (spin)")
+    if deadline.poll_s != "auto" and math.isinf(float(deadline.poll_s)):
+        raise InputError("deadline.poll_s must be finite. Got inf. Use 'auto'.")
+    _check_positive("deadline.compute_factor", deadline.compute_factor)
+    _check_not_negative("deadline.gossip_factor", deadline.gossip_factor)
+    _check_positive("deadline.shutdown_s", deadline.shutdown_s)
+    check_one_of("stragglers.kind", config.stragglers.kind, stragglers.KINDS)
+    check_one_of("stragglers.distribution", config.stragglers.distribution, stragglers.DISTRIBUTIONS)
+    if not config.stragglers.factor >= 1.0 or math.isinf(config.stragglers.factor):
+        raise InputError(
+            f"stragglers.factor must be a finite number of at least 1. Got {config.stragglers.factor:g}. "
+            "It says how many times slower the chosen ranks are."
+        )
+    for name in ("work_s", "delay_s"):
+        _check_not_negative(f"stragglers.{name}", getattr(config.stragglers, name))
+    check_range("record.every", config.record.every, 1, 2**52)
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not 0.0 < value < math.inf:
+        raise InputError(f"{name} must be a positive, finite number. Got {value:g}.")
+
+
+def _check_not_negative(name: str, value: float) -> None:
+    if not 0.0 <= value < math.inf:
+        raise InputError(f"{name} must be a finite number of at least 0. Got {value:g}.")
+
+
+def _check_seconds(name: str, value: float | str, special: str) -> None:
+    if not (value == "auto" or (not isinstance(value, str) and value >= 0.0)):
+        raise InputError(f"{name} must be a number of seconds of at least 0, {special}, or 'auto'. Got {value!r}.")
+
+
+def _resolve(config: RunConfig) -> RunConfig:
+    """Make the config say what will be done, so that the record does too."""
+    method, section, deadline = METHODS[config.method.kind], config.method, config.deadline
+    placement_section = config.placement
+    if not method.coded:
+        section = replace(section, weights="plain")
+    if not method.coded or placement_section.kind == "uncoded":
+        placement_section = PlacementConfig(kind="uncoded", replication=1)
+    if method.exchange == "allreduce":
+        section = replace(section, late="wait")
+    if section.late == "wait":
+        deadline = replace(deadline, compute_s=math.inf, gossip_s=math.inf)
+    return replace(config, method=section, placement=placement_section, deadline=deadline)

@@ -1,0 +1,16 @@
+"""GOCO: gossip-based decentralized learning with gradient coding.
+
+    gradient    g_i = (N/M) sum_{k held by i} a_ik grad f_k(x_i)
+    local step  v_i = x_i - eta_t g_i  if finished in time, else v_i = x_i
+    gossip      x_i <- v_i + sum_j w_ij (v_j - v_i)
+
+Late gradients are discarded; a late worker still gossips its unchanged vector.
+
+References
+----------
+Li & Skoglund, "Gossip-based decentralized learning with gradient coding", arXiv 2402.04193.
+"""
+
+from goco_mpi.core.methods.base import Method, adopt, descend
+
+GOCO = Method("goco", coded=True, exchange="gossip", local_step=descend, combine=adopt)

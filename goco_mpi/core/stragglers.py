@@ -1,0 +1,132 @@
+"""Who is late: logical stragglers (work is dropped, nothing sleeps) and real ones (work lasts).
+
+All draws come from counter-based streams, so the same seed slows the same workers in the same
+rounds whatever the method, the number of processes, or who asks.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from goco_mpi.core.rng import Purpose, stream
+from goco_mpi.errors import InputError, check_range
+
+KINDS = ("none", "bernoulli", "persistent", "slow", "delays")
+DISTRIBUTIONS = ("exponential", "pareto", "constant")
+
+
+@dataclass(frozen=True)
+class StragglerModel:
+    """One description of lateness for all workers.
+
+    Attributes
+    ----------
+    kind : str
+        ``none``; logical: ``bernoulli`` (a worker misses a round with probability p),
+        ``persistent`` (chosen workers finish every ``factor``-th round only); real: ``slow``
+        (chosen workers' gradients last ``factor`` times as long), ``delays`` (random ones only).
+    n_workers, seed : int
+    p : float
+        Probability of the Bernoulli stragglers, in [0, 1).
+    ranks : tuple of int
+        The chosen workers of ``persistent`` and ``slow``.
+    factor : float
+        How much slower those are, at least 1.
+    work_s : float
+        Seconds that every worker's gradient lasts at least.
+    delay_p : float
+        Probability that a worker which is not among ``ranks`` is delayed in a round (real kinds).
+    delay_s : float
+        Mean of such a delay in seconds.
+    distribution : str
+        ``exponential``, ``pareto`` (shape 2) or ``constant``.
+    link_p : float
+        Probability that a message is lost on arrival (logical; any kind), in [0, 1).
+    """
+
+    kind: str
+    n_workers: int
+    seed: int = 0
+    p: float = 0.0
+    ranks: tuple[int, ...] = ()
+    factor: float = 1.0
+    work_s: float = 0.0
+    delay_p: float = 0.0
+    delay_s: float = 0.0
+    distribution: str = "exponential"
+    link_p: float = 0.0
+    _slow: frozenset[int] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for name, value in (("p", self.p), ("link_p", self.link_p)):
+            if not 0.0 <= value < 1.0:
+                raise InputError(
+                    f"stragglers.{name} must be at least 0 and below 1. Got {value:g}. "
+                    "At 1 nothing would ever arrive; 0.9 is already very late."
+                )
+        check_range("stragglers.delay_p", self.delay_p, 0.0, 1.0)
+        for rank in self.ranks:
+            check_range("stragglers.ranks", rank, 0, self.n_workers - 1, f"There are {self.n_workers} workers.")
+        object.__setattr__(self, "_slow", frozenset(self.ranks))
+
+    def finishes(self, worker: int, round_: int) -> bool:
+        """Tell whether a logical straggler finishes its gradient in this round."""
+        if self.kind == "bernoulli":
+            return bool(stream(self.seed, Purpose.STRAGGLER, worker, round_).random() >= self.p)
+        if self.kind == "persistent" and worker in self._slow:
+            return (round_ + 1) % max(1, round(self.factor)) == 0
+        return True
+
+    def arrives(self, source: int, dest: int, round_: int) -> bool:
+        """Tell whether the message of this round from ``source`` to ``dest`` is not lost."""
+        if self.link_p == 0.0:
+            return True
+        edge = source * self.n_workers + dest
+        return bool(stream(self.seed, Purpose.LINK, edge, round_).random() >= self.link_p)
+
+    def duration_s(self, worker: int, round_: int) -> float:
+        """Return how long the gradient of this round lasts at least, in seconds (real kinds)."""
+        if worker in self._slow and self.kind == "slow":
+            return self.work_s * self.factor
+        duration = self.work_s
+        if self.kind in ("slow", "delays") and self.delay_p > 0.0:
+            rng = stream(self.seed, Purpose.DELAY, worker, round_)
+            if rng.random() < self.delay_p:
+                duration += self.delay_s * self._unit_delay(rng)
+        return duration
+
+    def _unit_delay(self, rng: np.random.Generator) -> float:
+        """Draw a delay of mean 1."""
+        if self.distribution == "exponential":
+            return float(rng.exponential())
+        if self.distribution == "pareto":
+            return float(rng.pareto(2.0))  # Lomax with shape 2 has mean 1
+        return 1.0
+
+    def scripted(self) -> StragglerModel:
+        """Return a logical model that stands for a real one where no time passes.
+
+        A slow worker becomes one that finishes every ``factor``-th round; random delays, which
+        a deadline cuts, become Bernoulli misses of the same probability.
+        """
+        if self.kind == "slow":
+            return StragglerModel(
+                "persistent", self.n_workers, self.seed, ranks=self.ranks, factor=self.factor, link_p=self.link_p
+            )
+        if self.kind == "delays":
+            return StragglerModel("bernoulli", self.n_workers, self.seed, p=self.delay_p, link_p=self.link_p)
+        return self
+
+    def completion_rates(self) -> NDArray[np.float64]:
+        """Return q_i, the share of rounds in which each worker finishes, shape (n_workers,)."""
+        rates = np.ones(self.n_workers)
+        if self.kind == "bernoulli":
+            rates -= self.p
+        elif self.kind in ("slow", "delays"):
+            rates -= self.delay_p
+        if self.kind in ("persistent", "slow"):
+            rates[list(self.ranks)] = 1.0 / max(1, round(self.factor))
+        return rates

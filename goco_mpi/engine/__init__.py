@@ -1,0 +1,1 @@
+"""The MPI side: the only importers of mpi4py."""

@@ -1,0 +1,106 @@
+"""Waiting with a deadline: MPI has no timed wait, this is ours.
+
+`waitsome_until` and `waitany_until` test, and sleep in between: a blocking MPI call would spin
+a core and could not be left. `Deadline` learns how long is usual.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+import time
+from collections import deque
+from collections.abc import Sequence
+
+from mpi4py import MPI
+
+SPINS = 20
+"""Tests before the first sleep: a message that is already there costs no sleep."""
+
+
+def waitsome_until(requests: Sequence[MPI.Request], deadline: float, poll_s: float) -> list[int]:
+    """Return the indices of completed requests, as soon as there is one or at the deadline.
+
+    Parameters
+    ----------
+    requests : sequence of MPI.Request
+        Completed ones become null requests.
+    deadline : float
+        On the clock of `time.perf_counter`, in seconds; in the past: test once.
+    poll_s : float
+        Sleep between two tests in seconds; 0 spins.
+
+    Returns
+    -------
+    list of int
+        Empty if nothing completed in time, or nothing is active.
+    """
+    spins = 0
+    while True:
+        indices = MPI.Request.Testsome(list(requests))
+        if indices is None:
+            return []
+        if indices:
+            return indices
+        if time.perf_counter() >= deadline:
+            return []
+        spins += 1
+        if spins > SPINS and poll_s > 0.0:
+            time.sleep(poll_s)
+
+
+def waitany_until(requests: Sequence[MPI.Request], deadline: float, poll_s: float) -> int | None:
+    """Return the index of one completed request, or None at the deadline.
+
+    Parameters are those of `waitsome_until`; the other requests are left as they are.
+    """
+    spins = 0
+    while True:
+        index, completed = MPI.Request.Testany(list(requests))
+        if completed:
+            return None if index == MPI.UNDEFINED else index
+        if time.perf_counter() >= deadline:
+            return None
+        spins += 1
+        if spins > SPINS and poll_s > 0.0:
+            time.sleep(poll_s)
+
+
+class Deadline:
+    """A deadline of a fixed number of seconds, or a multiple of the running median of what was seen.
+
+    Parameters
+    ----------
+    setting : float or 'auto'
+        Seconds (``inf``: no deadline), or learn it.
+    factor : float
+        auto: multiple of the median.
+    first_s : float
+        auto: the deadline before anything was seen.
+    window : int
+        auto: how many observations the median is over.
+
+    Examples
+    --------
+    >>> deadline = Deadline("auto", factor=2.0, first_s=1.0)
+    >>> deadline.seconds
+    1.0
+    >>> deadline.observe(0.1); deadline.seconds
+    0.2
+    """
+
+    def __init__(self, setting: float | str, factor: float, first_s: float = math.inf, window: int = 31) -> None:
+        self._auto = setting == "auto"
+        self._factor = factor
+        self._seen: deque[float] = deque(maxlen=window)
+        self.seconds = first_s if self._auto else float(setting)
+
+    def observe(self, seconds: float) -> None:
+        """Take in one duration.
+
+        One that was cut short counts as what it lasted until then: as the deadline exceeds the
+        median, a lasting slow-down then moves the median up.
+        """
+        if self._auto:
+            self._seen.append(seconds)
+            self.seconds = self._factor * statistics.median(self._seen)

@@ -1,0 +1,187 @@
+"""The MPI session of a run: world-size guard, private communicator, errors that end the job."""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, TypeVar, cast
+
+from goco_mpi.engine import launcher
+from goco_mpi.errors import GocoError, InputError, RunError
+
+LAUNCH = launcher.inspect()
+THREADS = launcher.limit_threads(LAUNCH)  # before mpi4py or anything else imports numpy
+
+try:
+    from mpi4py import MPI
+except (ImportError, RuntimeError) as error:
+    if LAUNCH.rank == 0:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"No usable MPI library: {reason}. Load your site's MPI module, or install one: "
+            "pip install 'goco-mpi[mpich]'."
+        ) from None
+    raise SystemExit(InputError.exit_code) from None
+
+T = TypeVar("T")
+
+
+class Session:
+    """A private, named duplicate of a communicator, and how its ranks fail together.
+
+    Use as a context manager: an exception that not all ranks agreed on aborts the whole job,
+    so that no other rank hangs. Collective.
+
+    Parameters
+    ----------
+    comm : MPI.Intracomm, optional
+        Default: all ranks of the job.
+    expected_ranks : int, optional
+        How many ranks the user asked for, in addition to what the launcher says.
+
+    Raises
+    ------
+    InputError
+        If the world has another size than was asked for.
+    """
+
+    def __init__(self, comm: MPI.Intracomm | None = None, expected_ranks: int | None = None) -> None:
+        parent: MPI.Intracomm = MPI.COMM_WORLD if comm is None else comm
+        if comm is None:
+            _guard_world_size(parent.Get_size(), expected_ranks)
+        self.comm = parent.Dup()
+        self.comm.Set_name("goco_mpi")
+        self.rank = self.comm.Get_rank()
+        self.size = self.comm.Get_size()
+        self.host = MPI.Get_processor_name()
+        node = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
+        self.ranks_on_node = node.Get_size()
+        node.Free()
+
+    @property
+    def prefix(self) -> str:
+        """Which rank speaks, for messages that not all ranks agreed on."""
+        return f"[rank {self.rank}/{self.size} on {self.host}]"
+
+    @property
+    def poll_s(self) -> float:
+        """Seconds to sleep between two looks at the messages: none where a rank has a core of its own."""
+        return 50e-6 if self.ranks_on_node > launcher.node_cores() else 0.0
+
+    def __enter__(self) -> Session:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if error is None or isinstance(error, SystemExit) or (isinstance(error, GocoError) and error.agreed):
+            self.close()
+        elif isinstance(error, GocoError):
+            self.abort(f"{self.prefix} {error}")
+        else:
+            text = "".join(traceback.format_exception(kind, error, trace))
+            self.abort(f"{self.prefix} unexpected error, please report it:\n{text}")
+
+    def close(self) -> None:
+        """Free the private communicator; twice is safe. Collective."""
+        if self.comm != MPI.COMM_NULL:
+            self.comm.Free()
+
+    def abort(self, message: str) -> None:
+        """Print ``message`` and end the whole job, unless this is a session of one rank."""
+        print(message, file=sys.stderr, flush=True)
+        if self.size > 1:
+            self.comm.Abort(1)
+
+    def agree(self, action: Callable[[], T]) -> T:
+        """Run ``action`` on every rank and fail on all of them if it fails on one. Collective.
+
+        Returns
+        -------
+        T
+            What ``action`` returned here.
+
+        Raises
+        ------
+        GocoError
+            On every rank, the first failing rank's error, marked as agreed.
+        """
+        result: T
+        mine: GocoError | None = None
+        try:
+            result = action()
+        except GocoError as error:
+            mine = error
+        self.barrier()  # politely: some ranks may have much to do in ``action`` and others nothing
+        errors = self.comm.allgather(None if mine is None else (type(mine), str(mine)))
+        first = next((error for error in errors if error is not None), None)
+        if first is not None:
+            kind, text = first
+            agreed: GocoError = kind(text)
+            agreed.agreed = True
+            raise agreed
+        return result
+
+    def share(self, action: Callable[[], T]) -> T:
+        """Run ``action`` on rank 0 and give every rank its result, or its error. Collective."""
+        result = self.agree(lambda: action() if self.rank == 0 else None)
+        return cast("T", self.comm.bcast(result))
+
+    def agree_on(self, what: str, fingerprint: int) -> None:
+        """Refuse to go on unless all ranks have the same ``fingerprint``. Collective.
+
+        Raises
+        ------
+        RunError
+            On every rank.
+        """
+
+        def compare() -> None:
+            if first != fingerprint:
+                raise RunError(
+                    f"{self.prefix} {what} differs from rank 0's. Do all nodes have the same version of "
+                    "goco_mpi and see the same files?"
+                )
+
+        first = self.comm.bcast(fingerprint)
+        self.agree(compare)
+
+    def barrier(self, pause_s: float = 1e-3) -> None:
+        """Wait for all ranks without burning a core. Collective."""
+        request = self.comm.Ibarrier()
+        while not request.Test():
+            time.sleep(pause_s)
+
+    def environment(self) -> dict[str, Any]:
+        """Return what the run ran on: MPI, hosts, ranks, threads, cores. Collective."""
+        return {
+            "mpi_library": MPI.Get_library_version().splitlines()[0].strip("\0 "),
+            "mpi_standard": ".".join(str(part) for part in MPI.Get_version()),
+            "launcher": LAUNCH.launcher,
+            "n_ranks": self.size,
+            "hosts": self.comm.allgather(self.host),
+            "ranks_on_node": self.comm.allgather(self.ranks_on_node),
+            "cores": self.comm.allgather(launcher.usable_cores()),
+            "threads": self.comm.allgather(THREADS),
+        }
+
+
+def _guard_world_size(size: int, expected_ranks: int | None) -> None:
+    """Refuse n jobs of one rank each, which a launcher of another MPI starts silently."""
+    for asked, by in ((expected_ranks, "--ranks"), (LAUNCH.n_ranks, LAUNCH.launcher)):
+        if asked is not None and asked != size:
+            if LAUNCH.rank != 0:
+                raise SystemExit(InputError.exit_code)  # one of them speaks for all
+            library = MPI.Get_library_version().splitlines()[0].strip("\0 ")
+            raise InputError(
+                f"The world must have the {asked} ranks that {by} asked for, and this process sees {size}. "
+                f"The launcher does not belong to the MPI library in use ({library}). Launch with that "
+                "library's own mpiexec (goco info names it), or under Slurm with a fitting "
+                "srun --mpi=pmi2 (MPICH) or --mpi=pmix (Open MPI)."
+            )

@@ -1,0 +1,62 @@
+"""The errors a user can meet, each with the exit code the command line ends with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+
+class GocoError(Exception):
+    """Base of every error raised on purpose; its text is the whole message for the user."""
+
+    exit_code = 1
+    agreed = False
+    """Whether every rank of the job raised this same error, so that one may speak for all."""
+
+
+class InputError(GocoError):
+    """What the user gave cannot be used: parameter, rule, value and way out are in the text."""
+
+    exit_code = 2
+
+
+class RunError(GocoError):
+    """The run started and could not be finished, or its result is not usable."""
+
+
+def check_range(name: str, value: float, low: float, high: float, hint: str = "") -> None:
+    """Refuse a number outside [low, high] in the project's one wording.
+
+    Parameters
+    ----------
+    name : str
+        The parameter as the user wrote it, such as ``placement.replication``.
+    value, low, high : float
+        The value given and the inclusive bounds.
+    hint : str, optional
+        The way out, appended to the message.
+
+    Raises
+    ------
+    InputError
+        If ``value`` is not within the bounds (a NaN never is).
+
+    Examples
+    --------
+    >>> check_range("rounds", 3, 1, 10)
+    """
+    if not low <= value <= high:
+        text = f"{name} must be between {low:g} and {high:g}. Got {value:g}."
+        raise InputError(f"{text} {hint}".strip())
+
+
+def check_one_of(name: str, value: str, known: Iterable[str]) -> None:
+    """Refuse a name that is not one of ``known``, listing them.
+
+    Raises
+    ------
+    InputError
+        If ``value`` is not among ``known``.
+    """
+    names = list(known)
+    if value not in names:
+        raise InputError(f"{name} must be one of {', '.join(names)}. Got {value!r}.")

@@ -1,0 +1,223 @@
+"""A config for a number of workers: the topology, placement, weights, method and data of a run.
+
+Both the engine and the simulator start from here; all of it is data and pure functions.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+
+from goco_mpi import config as cfg
+from goco_mpi.core import encoding, mixing, objectives, optimum, placement, schedules, topology
+from goco_mpi.core.methods import METHODS, Method
+from goco_mpi.core.objectives import Objective, WeightedRows
+from goco_mpi.core.placement import Placement
+from goco_mpi.core.schedules import StepSchedule
+from goco_mpi.core.stragglers import StragglerModel
+from goco_mpi.core.topology import Topology
+from goco_mpi.data import sources
+from goco_mpi.data.dataset import Dataset, add_intercept, encode_labels, standardize, train_test_split
+from goco_mpi.data.partition import partition
+from goco_mpi.errors import InputError
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Who talks to whom and holds what: everything of a run but its data.
+
+    Attributes
+    ----------
+    config : RunConfig
+    n_workers : int
+    topology : Topology
+    mixing_matrix : csr_array of shape (n_workers, n_workers)
+    placement : Placement
+    encoding_weights : ndarray of shape (n_workers, n_shards)
+    stragglers : StragglerModel
+    method : Method
+    """
+
+    config: cfg.RunConfig
+    n_workers: int
+    topology: Topology
+    mixing_matrix: sp.csr_array
+    placement: Placement
+    encoding_weights: Array
+    stragglers: StragglerModel
+    method: Method
+
+    def fingerprint(self) -> int:
+        """Return a checksum that two processes share only if they agree on all of this."""
+        parts = (repr(self.config).encode(), repr(self.topology.edges).encode(), self.encoding_weights.tobytes())
+        return zlib.crc32(b"".join(parts))
+
+
+def lay_out(config: cfg.RunConfig, n_workers: int) -> Layout:
+    """Build the layout of ``config`` on ``n_workers`` workers.
+
+    Raises
+    ------
+    InputError
+        If the config does not fit that number of workers.
+    """
+    graph = _topology(config, n_workers)
+    holders = placement.build(
+        config.placement.kind, n_workers, config.data.shards, config.placement.replication, config.seed
+    )
+    straggler_config = config.stragglers
+    stragglers = StragglerModel(
+        kind=straggler_config.kind,
+        n_workers=n_workers,
+        seed=config.seed,
+        p=straggler_config.p,
+        ranks=straggler_config.ranks,
+        factor=straggler_config.factor,
+        work_s=straggler_config.work_s,
+        delay_p=straggler_config.delay_p,
+        delay_s=straggler_config.delay_s,
+        distribution=straggler_config.distribution,
+        link_p=straggler_config.link_p,
+    )
+    return Layout(
+        config=config,
+        n_workers=n_workers,
+        topology=graph,
+        mixing_matrix=mixing.build(config.topology.mixing_matrix, graph),
+        placement=holders,
+        encoding_weights=encoding.build(config.method.weights, holders, stragglers.completion_rates()),
+        stragglers=stragglers,
+        method=METHODS[config.method.kind],
+    )
+
+
+def _topology(config: cfg.RunConfig, n_workers: int) -> Topology:
+    section = config.topology
+    options: dict[str, dict[str, object]] = {
+        "grid": {"rows": section.rows},
+        "torus": {"rows": section.rows},
+        "random_regular": {"degree": section.degree, "seed": config.seed},
+        "erdos_renyi": {"p": section.p, "seed": config.seed},
+        "edges": {"edges": section.edges},
+    }
+    return topology.build(section.kind, n_workers, **options.get(section.kind, {}))
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """The data of a run, cut into shards, and the objective on them.
+
+    Attributes
+    ----------
+    objective : Objective
+    train, test : Dataset
+    shards : list of ndarray
+        Training rows of each shard.
+    """
+
+    objective: Objective
+    train: Dataset
+    test: Dataset
+    shards: list[NDArray[np.intp]]
+
+    def pooled_rows(self) -> WeightedRows:
+        """Return all training samples, weighted so that their objective is F."""
+        n = self.train.n_samples
+        return WeightedRows(self.train.features, self.train.targets, np.full(n, 1.0 / n), 1.0)
+
+    def worker_rows(self, layout: Layout, worker: int) -> WorkerRows:
+        """Return what ``worker`` keeps: the rows of its shards, and their weights."""
+        held = layout.placement.shards_of(worker)
+        index = [self.shards[k] for k in held]
+        rows = self.train.rows(np.concatenate(index) if index else np.empty(0, np.intp))
+        sizes = np.array([len(i) for i in index], dtype=np.intp)
+        encoding_weights = layout.encoding_weights[worker, held]
+        owned = np.isin(held, layout.placement.owned_by(worker)).astype(np.float64)
+        n_samples, n_shards, n_workers = self.train.n_samples, len(self.shards), layout.n_workers
+        return WorkerRows(
+            coded=WeightedRows(
+                rows.features,
+                rows.targets,
+                np.repeat(encoding_weights * n_workers / n_samples, sizes),
+                float(encoding_weights.sum()) * n_workers / n_shards,
+            ),
+            owned=WeightedRows(
+                rows.features, rows.targets, np.repeat(owned / n_samples, sizes), float(owned.sum()) / n_shards
+            ),
+            test=self.test.rows(np.arange(worker, self.test.n_samples, n_workers)),
+            n_test=self.test.n_samples,
+        )
+
+    def optimum(self) -> float:
+        """Return F at the optimum, found by scipy's L-BFGS on the pooled samples."""
+        return optimum.minimize(self.objective, self.pooled_rows())[1]
+
+
+@dataclass(frozen=True, eq=False)
+class WorkerRows:
+    """What one worker keeps of a problem.
+
+    Attributes
+    ----------
+    coded : WeightedRows
+        Its shards under their encoding weights: the gradient is the coded gradient.
+    owned : WeightedRows
+        The same arrays, weighted so that the losses of all workers add up to F.
+    test : Dataset
+        Its share of the test samples.
+    n_test : int
+        Test samples of all workers.
+    """
+
+    coded: WeightedRows
+    owned: WeightedRows
+    test: Dataset
+    n_test: int
+
+
+def load_problem(config: cfg.RunConfig) -> Problem:
+    """Load, split, standardise and cut the data that ``config`` names.
+
+    Raises
+    ------
+    InputError
+        If the data cannot be read, or do not fit the objective or the number of shards.
+    """
+    dataset = sources.load(config.data, config.seed)
+    kind, n_classes = config.objective.kind, None
+    if kind != objectives.LeastSquares.name:
+        encoded = encode_labels(dataset.targets)
+        if encoded is not None:
+            classes, n_classes = encoded
+            if n_classes > max(2, dataset.n_samples // 2):
+                raise InputError(
+                    f"objective.kind = '{kind}' needs classes as targets. Got {n_classes} different values in "
+                    f"{dataset.n_samples} samples. Use 'least_squares'."
+                )
+            dataset = Dataset(dataset.features, 2.0 * classes - 1.0 if kind == "logistic" else classes)
+    train, test = train_test_split(dataset, config.data.test_fraction, config.seed)
+    if config.data.standardize:
+        train, test = standardize(train, test)
+    if config.data.intercept:
+        train, test = add_intercept(train), add_intercept(test)
+    return Problem(
+        objective=objectives.build(kind, train.n_features, config.objective.l2, n_classes),
+        train=train,
+        test=test,
+        shards=partition(config.data.partition, train.targets, config.data.shards, config.seed),
+    )
+
+
+def step_schedule(config: cfg.RunConfig, curvature: float) -> StepSchedule:
+    """Return the step sizes of ``config``; ``curvature`` serves ``step.kind = 'auto'``."""
+    step = config.step
+    if step.kind == "auto":
+        return StepSchedule(schedules.from_curvature(curvature, step.scale), step.tau)
+    assert step.size is not None  # the config refuses the other kinds without it
+    return StepSchedule(step.size, step.tau if step.kind == "decreasing" else None)

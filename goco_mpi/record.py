@@ -1,0 +1,274 @@
+"""A run directory: what was run, where, and what came of it.
+
+======================  =====================================================================
+``run.json``            schema version, whole config, environment, result
+``history.csv``         round, wall_s, loss, suboptimality, consensus_distance, test_accuracy
+``ranks.csv``           counts of every rank
+``params.npy``          parameters of every rank, shape (n_ranks, n_params)
+======================  =====================================================================
+
+The directory appears whole or not at all.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from goco_mpi import __version__
+from goco_mpi.config import RunConfig, to_dict
+from goco_mpi.core import metrics
+from goco_mpi.errors import InputError, RunError
+
+SCHEMA_VERSION = 1
+LIBRARIES = ("mpi4py", "msgspec", "networkx", "numpy", "scikit-learn", "scipy")
+
+Rows = Sequence[dict[str, Any]]
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a run or a simulation gave, on the process that records it.
+
+    Attributes
+    ----------
+    history : sequence of dict
+        Rows of ``history.csv``, without suboptimality.
+    ranks : sequence of dict
+        Rows of ``ranks.csv``; each has at least ``rank`` and ``rounds``.
+    stacked_params : ndarray of shape (n_ranks, n_params)
+    step_size : float
+        Step size of round 0.
+    wall_s : float or None
+        Seconds in the round loop, of the rank that took longest; None where no time passes.
+    loss_optimum : float or None
+        F at the optimum, where it was asked for.
+    """
+
+    history: Rows
+    ranks: Rows
+    stacked_params: NDArray[np.float64]
+    step_size: float
+    wall_s: float | None
+    loss_optimum: float | None
+
+
+@dataclass(frozen=True, eq=False)
+class RunRecord:
+    """A run directory read back.
+
+    Attributes
+    ----------
+    path : Path
+    run : dict
+        ``run.json``.
+    history : dict of str to ndarray
+        Columns of ``history.csv``; NaN where a cell is empty.
+    ranks : list of dict
+        Rows of ``ranks.csv``; numbers as float.
+    """
+
+    path: Path
+    run: dict[str, Any]
+    history: dict[str, NDArray[np.float64]]
+    ranks: list[dict[str, Any]]
+
+
+def refuse_existing(out: Path, force: bool) -> None:
+    """Refuse to run when the result would destroy an earlier one.
+
+    Raises
+    ------
+    InputError
+        If ``out`` exists and ``force`` is not given, or is no run directory at all.
+    """
+    if not out.exists():
+        return
+    if out.is_dir() and not any(out.iterdir()):
+        return
+    if not force:
+        raise InputError(
+            f"The run directory {str(out)!r} exists. Choose another with --out, or replace it with --force."
+        )
+    if not (out / "run.json").is_file():
+        raise InputError(
+            f"--force replaces an earlier run, and {str(out)!r} is none (it has no run.json). Choose another --out."
+        )
+
+
+def write_run(
+    out: Path, config: RunConfig, environment: dict[str, Any], outcome: Outcome, force: bool
+) -> dict[str, Any]:
+    """Write a run directory, replacing an earlier one only once the new one is complete.
+
+    Parameters
+    ----------
+    out : Path
+    config : RunConfig
+    environment : dict
+        Where it ran; versions of the software are added.
+    outcome : Outcome
+    force : bool
+        Whether an earlier run may be replaced.
+
+    Returns
+    -------
+    dict
+        The result part of ``run.json``.
+
+    Raises
+    ------
+    InputError
+        If there is an earlier run by now, and not ``force``.
+    RunError
+        If it cannot be written; nothing is left behind then, and an earlier run is as it was.
+    """
+    refuse_existing(out, force)
+    history = _with_suboptimality(outcome.history, outcome.loss_optimum)
+    result = {
+        **{name: history[-1][name] for name in ("loss", "suboptimality", "consensus_distance", "test_accuracy")},
+        "loss_start": history[0]["loss"],
+        "loss_optimum": outcome.loss_optimum,
+        "rounds": [row["rounds"] for row in outcome.ranks],
+        "wall_s": outcome.wall_s,
+        "step_size": outcome.step_size,
+    }
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        "config": to_dict(config),
+        "environment": {**software(), **environment},
+        "result": result,
+    }
+    fresh: Path | None = None
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        (fresh / "run.json").write_text(json.dumps(document, indent=2) + "\n")
+        _write_csv(fresh / "history.csv", history)
+        _write_csv(fresh / "ranks.csv", outcome.ranks)
+        np.save(fresh / "params.npy", outcome.stacked_params)
+        fresh.chmod(0o777 & ~_umask())
+        _swap_in(fresh, out)
+    except OSError as error:
+        if fresh is not None:
+            shutil.rmtree(fresh, ignore_errors=True)
+        raise RunError(
+            f"The run directory {str(out)!r} cannot be written: {error.strerror or error}. Choose another --out."
+        ) from None
+    return result
+
+
+def _swap_in(fresh: Path, out: Path) -> None:
+    if not out.exists():
+        fresh.rename(out)
+        return
+    old = fresh.with_name(fresh.name + ".old")
+    out.rename(old)
+    fresh.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _write_csv(path: Path, rows: Rows) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def read_run(path: Path) -> RunRecord:
+    """Read a run directory.
+
+    Raises
+    ------
+    InputError
+        If it is none, or was written by another schema.
+    """
+    try:
+        run = json.loads((path / "run.json").read_text())
+        with (path / "history.csv").open(newline="") as file:
+            history_rows = list(csv.DictReader(file))
+        with (path / "ranks.csv").open(newline="") as file:
+            ranks = [{key: _number(value) for key, value in row.items()} for row in csv.DictReader(file)]
+    except OSError as error:
+        raise InputError(f"{str(path)!r} is not a run directory: {error.filename}: {error.strerror}.") from None
+    except json.JSONDecodeError as error:
+        raise InputError(f"{str(path / 'run.json')!r} is damaged: {error}.") from None
+    if run.get("schema_version") != SCHEMA_VERSION:
+        raise InputError(
+            f"{str(path)!r} has schema version {run.get('schema_version')}, and this goco reads {SCHEMA_VERSION}. "
+            "Use the version of goco that wrote it."
+        )
+    columns = history_rows[0].keys()
+    history = {name: np.array([float(row[name]) if row[name] else np.nan for row in history_rows]) for name in columns}
+    return RunRecord(path, run, history, ranks)
+
+
+def _number(text: str) -> Any:
+    try:
+        return float(text)
+    except ValueError:
+        return text
+
+
+def _with_suboptimality(history: Rows, loss_optimum: float | None) -> Rows:
+    """Return the rows with a column ``suboptimality`` behind ``loss``."""
+
+    def value(row: dict[str, Any]) -> float | None:
+        if loss_optimum is None:
+            return None
+        return metrics.suboptimality(row["loss"], history[0]["loss"], loss_optimum)
+
+    place = list(history[0]).index("loss") + 1
+    return [
+        dict([*list(row.items())[:place], ("suboptimality", value(row)), *list(row.items())[place:]]) for row in history
+    ]
+
+
+def software() -> dict[str, Any]:
+    """Return versions of what computes: this package, Python, libraries, the git revision if any."""
+    return {
+        "goco_mpi": __version__,
+        "git_revision": _git_revision(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "libraries": {name: metadata.version(name) for name in LIBRARIES},
+        "command": sys.argv,
+    }
+
+
+def _git_revision() -> str | None:
+    """Return the revision of the checkout that this package runs from; None if it is installed."""
+    here = Path(__file__).resolve().parent
+    if not (here.parent / ".git").exists():
+        return None
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=12"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
