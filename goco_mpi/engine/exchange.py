@@ -21,11 +21,11 @@ from goco_mpi.errors import RunError
 
 Array = NDArray[np.float64]
 
-WAIT_WEIGHT = 6.0
+WAIT_WEIGHT = 12.0
 """How much more a second of waiting counts than a second of work when the deadline is learned.
 
-With ``deadline.gossip_factor = 0.5`` the deadline is half the work of a round plus three times the
-usual wait: short where messages are quick, and never below what the network needs."""
+With ``deadline.gossip_factor = 0.25`` the deadline is a quarter of the work of a round plus three
+times the usual wait: short where messages are quick, and never below what the network needs."""
 
 _TAG = 1
 

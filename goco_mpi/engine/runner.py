@@ -203,7 +203,9 @@ class RoundLoop:
 
         A rank that falls behind while it computes goes on gossiping its unchanged vector, so
         that its neighbours do not mix with an old one: rounds pass and the parameters change
-        meanwhile, and the gradient is applied to them when it is ready.
+        meanwhile, and the gradient is applied to them when it is ready. It takes part in the
+        neighbours' newest round then, and does not go past it: only finished work moves the
+        network's rounds on.
         """
         start = time.perf_counter()
         deadline = start + self._compute_deadline.seconds
@@ -216,6 +218,7 @@ class RoundLoop:
                 self.round = newest_round
                 if not self._over():
                     self._gossip(None, wait=False)
+                    self.round = newest_round
             if self._over() or time.perf_counter() >= deadline:
                 finished = False
                 break

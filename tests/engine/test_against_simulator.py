@@ -1,0 +1,110 @@
+"""The oracle: a scripted run on MPI ends in the simulator's parameters."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from goco_mpi.config import parse_config
+from goco_mpi.core import topology
+from goco_mpi.engine.session import Session
+from goco_mpi.engine.train import train
+from goco_mpi.errors import InputError
+from goco_mpi.simulation import simulate_experiment
+
+INF = float("inf")
+OPTIONS = {
+    "random_regular": {"degree": 2},
+    "erdos_renyi": {"p": 0.8},
+}
+
+
+def experiment(n_workers: int, **tables: dict) -> dict:
+    raw = {
+        "seed": 3,
+        "rounds": 25,
+        "data": {"source": "breast_cancer", "partition": "by_label", "shards": 12, "standardize": True},
+        "objective": {"kind": "logistic", "l2": 1e-2},
+        "placement": {"replication": min(2, n_workers)},
+        "deadline": {"compute_s": INF, "gossip_s": INF},
+        "stragglers": {"kind": "bernoulli", "p": 0.3, "link_p": 0.25},
+        "record": {"every": 5},
+    }
+    for name, table in tables.items():
+        raw[name] = {**raw.get(name, {}), **table}
+    return raw
+
+
+def assert_equals_simulation(raw: dict) -> None:
+    config = parse_config(raw)
+    with Session() as session:
+        outcome = train(config, session)
+        if session.rank > 0:
+            return
+        expected = simulate_experiment(config, session.size)
+    assert outcome is not None
+    np.testing.assert_allclose(outcome.stacked_params, expected.stacked_params, rtol=1e-12, atol=1e-14)
+    assert outcome.step_size == expected.step_size
+    for mine, theirs in zip(outcome.history, expected.history, strict=True):
+        assert mine["round"] == theirs["round"]
+        assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-10)
+        assert mine["consensus_distance"] == pytest.approx(theirs["consensus_distance"], rel=1e-8, abs=1e-12)
+        assert mine["test_accuracy"] == pytest.approx(theirs["test_accuracy"])
+    # The comparison is worth something only if the rounds moved the parameters.
+    assert np.abs(expected.stacked_params).max() > 1e-3
+
+
+@pytest.mark.mpi(min_size=1)
+@pytest.mark.parametrize("mixing", ["stale", "fold"])
+@pytest.mark.parametrize("kind", [kind for kind in topology.KINDS if kind != "edges"])
+def test_every_topology_and_mixing_rule(kind: str, mixing: str) -> None:
+    with Session() as session:
+        size = session.size
+    try:
+        topology.build(kind, size, **{"seed": 3, **OPTIONS[kind]} if kind in OPTIONS else {})
+    except InputError:
+        return  # this many workers form no such graph; its refusal is tested elsewhere
+    raw = experiment(size, topology={"kind": kind, **OPTIONS.get(kind, {})}, method={"mixing": mixing, "max_age": 2})
+    assert_equals_simulation(raw)
+
+
+@pytest.mark.mpi(min_size=1)
+@pytest.mark.parametrize("kind", ["pairwise_balanced", "cyclic", "uncoded"])
+@pytest.mark.parametrize("weights", ["paper", "coverage", "plain"])
+def test_every_placement_and_weight(kind: str, weights: str) -> None:
+    with Session() as session:
+        size = session.size
+    assert_equals_simulation(
+        experiment(size, topology={"kind": "complete"}, placement={"kind": kind}, method={"weights": weights})
+    )
+
+
+@pytest.mark.mpi(min_size=1)
+@pytest.mark.parametrize("method", ["dgd", "allreduce"])
+@pytest.mark.parametrize("late", ["discard", "wait"])
+def test_every_other_method(method: str, late: str) -> None:
+    with Session() as session:
+        size = session.size
+    assert_equals_simulation(experiment(size, topology={"kind": "ring"}, method={"kind": method, "late": late}))
+
+
+@pytest.mark.mpi(min_size=1)
+@pytest.mark.parametrize(
+    "tables",
+    [
+        {"data": {"source": "digits"}, "objective": {"kind": "softmax"}, "rounds": 10},
+        {
+            "data": {"source": "synthetic", "partition": "in_order", "heterogeneity": 0.5, "n_samples": 300},
+            "objective": {"kind": "least_squares"},
+            "step": {"kind": "decreasing", "size": 0.1, "tau": 10.0},
+        },
+        {"stragglers": {"kind": "persistent", "ranks": [0], "factor": 4.0}, "step": {"kind": "constant", "size": 0.5}},
+    ],
+    ids=["softmax", "heterogeneous least squares", "persistent straggler"],
+)
+def test_objectives_steps_and_persistent_stragglers(tables: dict) -> None:
+    with Session() as session:
+        size = session.size
+    rounds = tables.get("rounds", 25)
+    raw = experiment(size, **{name: table for name, table in tables.items() if name != "rounds"})
+    assert_equals_simulation({**raw, "rounds": rounds})
