@@ -53,12 +53,12 @@ class Placement:
     @cached_property
     def replication(self) -> NDArray[np.int64]:
         """d_k, the number of holders of each shard, shape (n_shards,)."""
-        return np.count_nonzero(self.held, axis=0).astype(np.int64)
+        return np.asarray(self.held.sum(axis=0), dtype=np.int64)
 
     @cached_property
     def load(self) -> NDArray[np.int64]:
         """Number of shards each worker holds, shape (n_workers,)."""
-        return np.count_nonzero(self.held, axis=1).astype(np.int64)
+        return np.asarray(self.held.sum(axis=1), dtype=np.int64)
 
     def holders(self, shard: int) -> list[int]:
         """Return the workers that hold ``shard``, ascending."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar, cast
 
@@ -16,7 +19,10 @@ LAUNCH = launcher.inspect()
 THREADS = launcher.limit_threads(LAUNCH)  # before mpi4py or anything else imports numpy
 
 try:
-    from mpi4py import MPI
+    with warnings.catch_warnings():
+        # mpi4py warns of a launcher of another MPI; the guard below refuses it, and says how to mend it.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        from mpi4py import MPI
 except (ImportError, RuntimeError) as error:
     if LAUNCH.rank == 0:
         reason = str(error).splitlines()[0]
@@ -41,6 +47,8 @@ class Session:
         Default: all ranks of the job.
     expected_ranks : int, optional
         How many ranks the user asked for, in addition to what the launcher says.
+    guard : bool
+        Refuse a world of another size than was asked for; `goco info` looks at one instead.
 
     Raises
     ------
@@ -48,9 +56,11 @@ class Session:
         If the world has another size than was asked for.
     """
 
-    def __init__(self, comm: MPI.Intracomm | None = None, expected_ranks: int | None = None) -> None:
+    def __init__(
+        self, comm: MPI.Intracomm | None = None, expected_ranks: int | None = None, guard: bool = True
+    ) -> None:
         parent: MPI.Intracomm = MPI.COMM_WORLD if comm is None else comm
-        if comm is None:
+        if comm is None and guard:
             _guard_world_size(parent.Get_size(), expected_ranks)
         self.comm = parent.Dup()
         self.comm.Set_name("goco_mpi")
@@ -161,7 +171,7 @@ class Session:
     def environment(self) -> dict[str, Any]:
         """Return what the run ran on: MPI, hosts, ranks, threads, cores. Collective."""
         return {
-            "mpi_library": MPI.Get_library_version().splitlines()[0].strip("\0 "),
+            "mpi_library": _library(),
             "mpi_standard": ".".join(str(part) for part in MPI.Get_version()),
             "launcher": LAUNCH.launcher,
             "n_ranks": self.size,
@@ -178,10 +188,19 @@ def _guard_world_size(size: int, expected_ranks: int | None) -> None:
         if asked is not None and asked != size:
             if LAUNCH.rank != 0:
                 raise SystemExit(InputError.exit_code)  # one of them speaks for all
-            library = MPI.Get_library_version().splitlines()[0].strip("\0 ")
             raise InputError(
                 f"The world must have the {asked} ranks that {by} asked for, and this process sees {size}. "
-                f"The launcher does not belong to the MPI library in use ({library}). Launch with that "
-                "library's own mpiexec (goco info names it), or under Slurm with a fitting "
-                "srun --mpi=pmi2 (MPICH) or --mpi=pmix (Open MPI)."
+                f"The launcher does not belong to the MPI library in use ({_library()}). Launch with that "
+                f"library's own mpiexec{_own_mpiexec()}, or under Slurm with a fitting srun --mpi=pmi2 (MPICH) or "
+                "--mpi=pmix (Open MPI)."
             )
+
+
+def _library() -> str:
+    return " ".join(MPI.Get_library_version().splitlines()[0].strip("\0 ").split())
+
+
+def _own_mpiexec() -> str:
+    """Return the launcher that an MPI wheel put beside this Python, in brackets; empty without one."""
+    path = shutil.which("mpiexec", path=str(Path(sys.executable).parent))
+    return f" ({path})" if path else ""

@@ -1,0 +1,267 @@
+import warnings
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from goco_mpi.core import objectives
+from goco_mpi.core.objectives import WeightedRows
+from goco_mpi.errors import InputError
+
+KINDS = st.sampled_from(objectives.KINDS)
+SEEDS = st.integers(0, 2**32)
+
+
+def make(kind, seed, n_rows=12, n_features=4, sparse=False, n_classes=3, l2=0.3):
+    """A random objective with weighted rows, and two random points."""
+    rng = np.random.default_rng(seed)
+    features = rng.standard_normal((n_rows, n_features))
+    if sparse:
+        features = sp.csr_array(np.where(rng.random(features.shape) < 0.5, features, 0.0))
+    targets = {
+        "least_squares": rng.standard_normal(n_rows),
+        "logistic": rng.choice([-1.0, 1.0], n_rows),
+        "softmax": rng.integers(n_classes, size=n_rows).astype(float),
+    }[kind]
+    rows = WeightedRows(features, targets, rng.uniform(0.01, 0.2, n_rows), float(rng.uniform(0.1, 2.0)))
+    objective = objectives.build(kind, n_features, l2, 2 if kind == "logistic" else n_classes)
+    return objective, rows, rng.standard_normal(objective.n_params), rng.standard_normal(objective.n_params)
+
+
+def dense_hessian(objective, rows, params):
+    return np.array([objective.hessian_product(params, rows, e) for e in np.eye(objective.n_params)])
+
+
+def central_difference(function, params, step=1e-5):
+    """Error: rounding 1e-16 / step and truncation step^2, both far below 1e-8."""
+    columns = [(function(params + step * e) - function(params - step * e)) / (2 * step) for e in np.eye(len(params))]
+    return np.array(columns)
+
+
+@settings(max_examples=30, deadline=None)
+@given(KINDS, SEEDS, st.booleans())
+def test_gradient_is_the_derivative_of_the_loss(kind, seed, sparse):
+    objective, rows, params, _ = make(kind, seed, sparse=sparse)
+    numeric = central_difference(lambda x: objective.loss(x, rows), params)
+    np.testing.assert_allclose(objective.gradient(params, rows), numeric, rtol=0, atol=1e-8)
+
+
+@settings(max_examples=30, deadline=None)
+@given(KINDS, SEEDS, st.booleans())
+def test_hessian_product_is_the_derivative_of_the_gradient(kind, seed, sparse):
+    objective, rows, params, direction = make(kind, seed, sparse=sparse)
+    numeric = central_difference(lambda x: objective.gradient(x, rows), params) @ direction
+    np.testing.assert_allclose(objective.hessian_product(params, rows, direction), numeric, rtol=0, atol=1e-7)
+
+
+def test_losses_are_those_of_the_textbook():
+    features, x = np.array([[1.0, 2.0], [0.0, -1.0]]), np.array([0.5, -1.0])
+    outputs = features @ x  # -1.5 and 1
+    weights = np.array([0.25, 2.0])
+    regulariser = 0.5 * 0.1 * 3.0 * 1.25
+    least = objectives.build("least_squares", 2, 0.1, None)
+    expected = 0.25 * 0.5 * (outputs[0] - 1) ** 2 + 2.0 * 0.5 * (outputs[1] + 2) ** 2 + regulariser
+    assert least.loss(x, WeightedRows(features, np.array([1.0, -2.0]), weights, 3.0)) == pytest.approx(expected)
+    logistic = objectives.build("logistic", 2, 0.1, 2)
+    expected = 0.25 * np.log(1 + np.exp(1.5)) + 2.0 * np.log(1 + np.exp(1.0)) + regulariser
+    assert logistic.loss(x, WeightedRows(features, np.array([1.0, -1.0]), weights, 3.0)) == pytest.approx(expected)
+    softmax = objectives.build("softmax", 2, 0.1, 2)
+    matrix = np.array([[0.0, 0.5], [0.0, -1.0]])  # class 0 scores 0, class 1 the outputs above
+    rows = WeightedRows(features, np.array([1.0, 0.0]), weights, 3.0)
+    assert softmax.loss(matrix.ravel(), rows) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("kind", objectives.KINDS)
+@pytest.mark.parametrize("sparse", [False, True])
+def test_results_do_not_depend_on_the_block_size(kind, sparse, monkeypatch):
+    objective, rows, params, direction = make(kind, 1, n_rows=50, sparse=sparse)
+
+    def results():
+        assert [i for block in rows.blocks() for i in range(50)[block]] == list(range(50))
+        steps = sum(1 for _ in objective.gradient_blocks(params, rows, np.empty(objective.n_params)))
+        return steps, [
+            objective.loss(params, rows),
+            objective.gradient(params, rows),
+            objective.hessian_product(params, rows, direction),
+        ]
+
+    n_blocks, whole = results()
+    assert n_blocks == 1
+    seen = set()
+    for nbytes in (1, 100, 400):
+        monkeypatch.setattr(objectives, "BLOCK_BYTES", nbytes)
+        n_blocks, parts = results()
+        seen.add(n_blocks)
+        for one, other in zip(whole, parts, strict=True):
+            # Only the order of 50 additions changes.
+            np.testing.assert_allclose(one, other, rtol=0, atol=1e-13)
+    assert max(seen) == 50
+    assert len(seen) > 1
+
+
+@settings(max_examples=30, deadline=None)
+@given(KINDS, SEEDS)
+def test_dense_and_csr_features_give_the_same(kind, seed):
+    objective, rows, params, direction = make(kind, seed, sparse=True)
+    dense = WeightedRows(rows.features.toarray(), rows.targets, rows.weights, rows.l2_weight)
+    tolerance = {"rtol": 1e-12, "atol": 1e-13}
+    np.testing.assert_allclose(objective.loss(params, dense), objective.loss(params, rows), **tolerance)
+    np.testing.assert_allclose(objective.gradient(params, dense), objective.gradient(params, rows), **tolerance)
+    np.testing.assert_allclose(
+        objective.hessian_product(params, dense, direction),
+        objective.hessian_product(params, rows, direction),
+        **tolerance,
+    )
+    np.testing.assert_allclose(objective.smoothness(dense), objective.smoothness(rows), **tolerance)
+    np.testing.assert_allclose(objective.strong_convexity(dense), objective.strong_convexity(rows), **tolerance)
+    if kind != "least_squares":
+        np.testing.assert_array_equal(
+            objective.accuracy(params, dense.features, rows.targets),
+            objective.accuracy(params, rows.features, rows.targets),
+        )
+
+
+@settings(max_examples=40, deadline=None)
+@given(KINDS, SEEDS, st.integers(1, 12))
+def test_curvature_everywhere_lies_between_strong_convexity_and_smoothness(kind, seed, n_rows):
+    objective, rows, params, _ = make(kind, seed, n_rows=n_rows)
+    values = np.linalg.eigvalsh(dense_hessian(objective, rows, params))
+    low, high = objective.strong_convexity(rows), objective.smoothness(rows)
+    assert 0.3 * rows.l2_weight <= low + 1e-14
+    assert low <= values[0] + 1e-12
+    assert values[-1] <= high + 1e-12
+
+
+@settings(max_examples=30, deadline=None)
+@given(SEEDS, st.integers(1, 12))
+def test_bounds_are_tight_for_least_squares_whose_hessian_is_constant(seed, n_rows):
+    objective, rows, params, _ = make("least_squares", seed, n_rows=n_rows)
+    values = np.linalg.eigvalsh(dense_hessian(objective, rows, params))
+    assert objective.smoothness(rows) == pytest.approx(values[-1], rel=1e-12)
+    assert objective.strong_convexity(rows) == pytest.approx(values[0], rel=1e-10)
+
+
+@pytest.mark.parametrize("kind", ["logistic", "softmax"])
+def test_smoothness_is_attained_at_zero_with_two_classes(kind):
+    # Probabilities of one half have the largest second derivative: 1/4, and 1/2 for two outputs.
+    objective, rows, params, _ = make(kind, 3, n_classes=2)
+    values = np.linalg.eigvalsh(dense_hessian(objective, rows, np.zeros_like(params)))
+    assert objective.smoothness(rows) == pytest.approx(values[-1], rel=1e-12)
+
+
+def test_smoothness_of_wide_data_comes_from_products_alone_and_agrees_with_the_small_gram_matrix():
+    objective, rows, _, _ = make("least_squares", 0, n_rows=6, n_features=2100, sparse=True)
+    scaled = np.sqrt(rows.weights)[:, None] * rows.features.toarray()
+    top = np.linalg.eigvalsh(scaled @ scaled.T)[-1]
+    assert objective.smoothness(rows) == pytest.approx(top + 0.3 * rows.l2_weight, rel=1e-10)
+    assert objective.strong_convexity(rows) == 0.3 * rows.l2_weight  # the safe bound: rank 6 of 2100
+
+
+@pytest.mark.parametrize("kind", objectives.KINDS)
+def test_a_gradient_may_be_abandoned_and_taken_up_again(kind, monkeypatch):
+    monkeypatch.setattr(objectives, "BLOCK_BYTES", 1)
+    objective, rows, params, _ = make(kind, 2)
+    before = params.copy(), rows.weights.copy(), rows.targets.copy(), rows.features.copy()
+    expected = objective.gradient(params, rows)
+    out = np.full(objective.n_params, np.nan)
+    blocks = objective.gradient_blocks(params, rows, out)
+    next(blocks)
+    next(blocks)
+    blocks.close()
+    assert not np.allclose(out, expected)  # otherwise nothing was left undone
+    assert objective.gradient(params, rows, out=out) is out
+    np.testing.assert_array_equal(out, expected)
+    for old, new in zip(before, (params, rows.weights, rows.targets, rows.features), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.parametrize("kind", objectives.KINDS)
+@pytest.mark.parametrize("sparse", [False, True])
+def test_without_rows_the_regulariser_remains(kind, sparse):
+    objective, _, params, direction = make(kind, 0)
+    features = sp.csr_array((0, 4)) if sparse else np.empty((0, 4))
+    rows = WeightedRows(features, np.empty(0), np.empty(0), 2.0)
+    assert objective.loss(params, rows) == pytest.approx(0.3 * params @ params)
+    np.testing.assert_allclose(objective.gradient(params, rows), 0.6 * params)
+    np.testing.assert_allclose(objective.hessian_product(params, rows, direction), 0.6 * direction)
+    assert objective.smoothness(rows) == pytest.approx(0.6)
+    assert objective.strong_convexity(rows) == pytest.approx(0.6)
+
+
+def test_smoothness_of_wide_data_without_rows_is_that_of_the_regulariser():
+    objective = objectives.build("least_squares", 2100, 0.3, None)
+    rows = WeightedRows(sp.csr_array((0, 2100)), np.empty(0), np.empty(0), 1.0)
+    assert objective.smoothness(rows) == pytest.approx(0.3)
+
+
+@settings(max_examples=30, deadline=None)
+@given(KINDS, SEEDS)
+def test_power_iteration_finds_the_largest_curvature_from_below(kind, seed):
+    objective, rows, params, _ = make(kind, seed)
+    found = objectives.curvature(lambda v: objective.hessian_product(params, rows, v), objective.n_params)
+    largest = np.linalg.eigvalsh(dense_hessian(objective, rows, params))[-1]
+    assert found <= objective.smoothness(rows) * (1 + 1e-12)
+    assert found <= largest * (1 + 1e-12)
+    # After k steps the error is at most a share ln(n) / k in the mean; k = 50, n = 12 at most.
+    assert found >= 0.95 * largest
+
+
+def test_curvature_of_a_vanishing_hessian_is_zero():
+    assert objectives.curvature(np.zeros_like, 3) == 0.0
+
+
+@pytest.mark.parametrize("kind", objectives.KINDS)
+def test_enormous_parameters_neither_overflow_nor_warn(kind):
+    objective, rows, params, _ = make(kind, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert np.isfinite(objective.loss(1e90 * params, rows))
+        assert np.isfinite(objective.gradient(1e90 * params, rows)).all()
+
+
+def test_accuracy_judges_each_row():
+    features = np.array([[1.0], [2.0], [-1.0]])
+    logistic = objectives.build("logistic", 1, 0.0, 2)
+    assert logistic.accuracy(np.array([1.0]), features, np.array([1.0, -1.0, -1.0])).tolist() == [1.0, 0.0, 1.0]
+    # A tie decides for nobody.
+    assert logistic.accuracy(np.array([0.0]), features, np.array([1.0, -1.0, -1.0])).tolist() == [0.0, 0.0, 0.0]
+    softmax = objectives.build("softmax", 1, 0.0, 3)
+    found = softmax.accuracy(np.array([-1.0, 0.0, 2.0]), features, np.array([2.0, 1.0, 0.0]))
+    assert found.tolist() == [1.0, 0.0, 1.0]
+    assert objectives.build("least_squares", 1, 0.0, None).accuracy(np.ones(1), features, np.ones(3)) is None
+
+
+@pytest.mark.parametrize("kind", ["logistic", "softmax"])
+def test_optimum_of_scikit_learn_has_zero_gradient_here(kind):
+    from sklearn.linear_model import LogisticRegression
+
+    objective, rows, _, _ = make(kind, 7, n_rows=80)
+    l2, n = 0.3, 80
+    # Theirs is C sum(losses) + |w|^2 / 2, ours mean(losses) + (l2 / 2) |w|^2: C = 1 / (l2 n).
+    peer = LogisticRegression(C=1.0 / (l2 * n), fit_intercept=False, tol=1e-10, max_iter=1000)
+    peer.fit(rows.features, rows.targets)
+    params = peer.coef_.T.ravel()
+    pooled = WeightedRows(rows.features, rows.targets, np.full(n, 1.0 / n), 1.0)
+    start = np.linalg.norm(objective.gradient(np.zeros_like(params), pooled))
+    # L-BFGS ends where a step no longer changes the loss in float64: sqrt(eps) in the gradient.
+    assert np.linalg.norm(objective.gradient(params, pooled)) < 1e-6 * start
+
+
+def test_objectives_are_refused_targets_they_cannot_have():
+    with pytest.raises(InputError, match="'softmax' needs whole-number class labels"):
+        objectives.build("softmax", 3, 0.1, None)
+    with pytest.raises(InputError, match="'logistic' needs whole-number class labels"):
+        objectives.build("logistic", 3, 0.1, None)
+    with pytest.raises(InputError, match="'logistic' needs two classes. Got 3. Use 'softmax'"):
+        objectives.build("logistic", 3, 0.1, 3)
+    with pytest.raises(InputError, match="objective.kind must be one of least_squares, logistic, softmax. Got 'hinge'"):
+        objectives.build("hinge", 3, 0.1, 2)
+
+
+@pytest.mark.parametrize("kind", ["logistic", "softmax"])
+def test_a_single_class_leaves_nothing_to_learn_and_is_refused(kind):
+    # Softmax would run and divide by F(0) - F* = 0 when the record is written.
+    with pytest.raises(InputError, match=r"two classes|at least two|at least 2"):
+        objectives.build(kind, 3, 0.1, 1)

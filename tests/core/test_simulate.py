@@ -1,0 +1,209 @@
+import numpy as np
+import pytest
+
+from goco_mpi.core import encoding, gossip, mixing, objectives, placement, topology
+from goco_mpi.core.methods import METHODS
+from goco_mpi.core.objectives import WeightedRows
+from goco_mpi.core.simulate import simulate
+from goco_mpi.core.stragglers import StragglerModel
+from goco_mpi.errors import RunError
+
+
+class Network:
+    """Least squares with l2 on ``n`` workers, each shard its own solution."""
+
+    def __init__(self, n=6, n_shards=12, replication=2, rates=None, seed=0):
+        rng = np.random.default_rng(seed)
+        self.n = n
+        self.objective = objectives.build("least_squares", 4, 0.1, None)
+        features = rng.standard_normal((5 * n_shards, 4))
+        targets = rng.standard_normal(5 * n_shards)
+        self.pooled = WeightedRows(features, targets, np.full(len(targets), 1.0 / len(targets)), 1.0)
+        placed = placement.pairwise_balanced(n, n_shards, replication, seed)
+        weights = encoding.coverage(placed, np.ones(n) if rates is None else rates)
+        self.rows = []
+        for worker in range(n):
+            held = placed.shards_of(worker)
+            index = np.concatenate([np.arange(5 * k, 5 * k + 5) for k in held])
+            scale = weights[worker, held] * n / len(targets)
+            l2_weight = weights[worker, held].sum() * n / n_shards
+            self.rows.append(WeightedRows(features[index], targets[index], np.repeat(scale, 5), l2_weight))
+
+    def descend(self, step, n_rounds):
+        """Plain gradient descent on F from zero."""
+        x = np.zeros(4)
+        for t in range(n_rounds):
+            x = x - step(t) * self.objective.gradient(x, self.pooled)
+        return x
+
+
+NOBODY_LATE = StragglerModel("none", 6)
+
+
+def decreasing(t):
+    return 0.2 / (1 + t / 10)
+
+
+def test_one_round_on_a_complete_graph_is_a_step_of_gradient_descent():
+    net = Network()
+    matrix = mixing.metropolis(topology.complete(6))
+    x = simulate(net.objective, net.rows, lambda t: 0.3, NOBODY_LATE, 1, mixing_matrix=matrix)
+    np.testing.assert_allclose(x, np.tile(net.descend(lambda t: 0.3, 1), (6, 1)), rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("graph", [topology.complete(6), topology.ring(6), topology.star(6)])
+def test_full_replication_without_stragglers_is_gradient_descent_on_any_graph(graph):
+    # Everyone's coded gradient is then grad F, and equal vectors stay equal under mixing.
+    net = Network(replication=6)
+    x = simulate(net.objective, net.rows, decreasing, NOBODY_LATE, 25, mixing_matrix=mixing.metropolis(graph))
+    np.testing.assert_allclose(x, np.tile(net.descend(decreasing, 25), (6, 1)), rtol=0, atol=1e-12)
+
+
+def test_allreduce_is_gradient_descent_however_the_shards_lie():
+    net = Network(replication=1)
+    x = simulate(net.objective, net.rows, decreasing, NOBODY_LATE, 25, mixing_matrix=None)
+    np.testing.assert_allclose(x, np.tile(net.descend(decreasing, 25), (6, 1)), rtol=0, atol=1e-12)
+
+
+def test_waiting_undoes_the_stragglers():
+    net = Network()
+    matrix = mixing.metropolis(topology.ring(6))
+    late = StragglerModel("bernoulli", 6, p=0.5)
+    waited = simulate(net.objective, net.rows, decreasing, late, 10, mixing_matrix=matrix, waits=True)
+    prompt = simulate(net.objective, net.rows, decreasing, NOBODY_LATE, 10, mixing_matrix=matrix)
+    dropped = simulate(net.objective, net.rows, decreasing, late, 10, mixing_matrix=matrix)
+    np.testing.assert_array_equal(waited, prompt)
+    assert not np.allclose(dropped, prompt)
+
+
+def naive(net, graph, matrix, stragglers, n_rounds, max_age):
+    """The round as the design writes it, worker by worker and message by message."""
+    weights = matrix.toarray()
+    x = [np.zeros(4) for _ in range(net.n)]
+    newest = {}  # (dest, source) -> (round sent, vector)
+    for t in range(n_rounds):
+        v = []
+        for i in range(net.n):
+            g = net.objective.gradient(x[i], net.rows[i]) if stragglers.finishes(i, t) else 0.0
+            v.append(x[i] - decreasing(t) * g)
+        for i in range(net.n):
+            for j in graph.neighbors(i):
+                if stragglers.arrives(j, i, t):
+                    newest[i, j] = (t, v[j])
+        for i in range(net.n):
+            x[i] = v[i].copy()
+            for j in graph.neighbors(i):
+                if (i, j) in newest and t - newest[i, j][0] <= max_age:
+                    x[i] += weights[i, j] * (newest[i, j][1] - v[i])
+    return np.array(x)
+
+
+@pytest.mark.parametrize("link_p", [0.0, 0.5, 0.9])
+@pytest.mark.parametrize(("rule", "max_age"), [("fold", 20), ("stale", 0), ("stale", 2), ("stale", 20)])
+def test_lossy_links_and_stragglers_agree_with_a_naive_loop(link_p, rule, max_age):
+    net = Network(rates=np.full(6, 0.6))
+    graph = topology.from_edges(6, [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 0), (0, 3)])
+    matrix = mixing.metropolis(graph)
+    stragglers = StragglerModel("bernoulli", 6, seed=9, p=0.4, link_p=link_p)
+    limit = gossip.age_limit(rule, max_age)
+    x = simulate(net.objective, net.rows, decreasing, stragglers, 30, mixing_matrix=matrix, age_limit=limit)
+    # The same additions in another order.
+    np.testing.assert_allclose(
+        x, naive(net, graph, matrix, stragglers, 30, 0 if rule == "fold" else max_age), rtol=0, atol=1e-12
+    )
+
+
+def test_stale_and_fold_differ_on_lossy_links():
+    net = Network()
+    matrix = mixing.metropolis(topology.ring(6))
+    lossy = StragglerModel("none", 6, link_p=0.5)
+    fold, stale = (
+        simulate(net.objective, net.rows, decreasing, lossy, 30, mixing_matrix=matrix, age_limit=limit)
+        for limit in (0, 20)
+    )
+    assert np.abs(fold - stale).max() > 1e-3
+
+
+@pytest.mark.parametrize("name", sorted(METHODS))
+def test_methods_written_as_pure_functions_take_the_same_round(name):
+    method = METHODS[name]
+    net = Network(replication=2 if method.coded else 1, rates=np.full(6, 0.5) if method.coded else None)
+    matrix = mixing.metropolis(topology.ring(6))
+    stragglers = StragglerModel("bernoulli", 6, seed=3, p=0.5)
+    x = np.zeros((6, 4))
+    for t in range(8):
+        sent = np.empty_like(x)
+        for i in range(6):
+            gradient = net.objective.gradient(x[i], net.rows[i]) if stragglers.finishes(i, t) else None
+            method.local_step(x[i], gradient, decreasing(t), sent[i])
+        exchanged = matrix @ sent if method.exchange == "gossip" else np.tile(sent.mean(axis=0), (6, 1))
+        for i in range(6):
+            method.combine(x[i], exchanged[i], decreasing(t), x[i])
+    expected = simulate(
+        net.objective,
+        net.rows,
+        decreasing,
+        stragglers,
+        8,
+        mixing_matrix=matrix if method.exchange == "gossip" else None,
+    )
+    assert np.abs(expected).max() > 0.1
+    np.testing.assert_allclose(x, expected, rtol=0, atol=1e-13)
+
+
+def test_error_contracts_by_the_factor_of_gradient_descent_every_round():
+    # On a complete graph all are equal after every round, and a round is a step along grad F:
+    # |x - x*| shrinks by max(1 - eta mu, eta L - 1), which is 1 - eta mu up to eta = 2 / (L + mu).
+    net = Network()
+    low, high = net.objective.strong_convexity(net.pooled), net.objective.smoothness(net.pooled)
+    eta = 1.0 / high
+    gram = net.pooled.features.T @ (net.pooled.weights[:, None] * net.pooled.features) + 0.1 * np.eye(4)
+    best = np.linalg.solve(gram, net.pooled.features.T @ (net.pooled.weights * net.pooled.targets))
+    errors = []
+
+    def observe(round_, x):
+        errors.append(np.linalg.norm(x - best, axis=1).max())
+        return True
+
+    matrix = mixing.metropolis(topology.complete(6))
+    simulate(net.objective, net.rows, lambda t: eta, NOBODY_LATE, 30, mixing_matrix=matrix, observe=observe)
+    assert len(errors) == 31
+    for before, after in zip(errors, errors[1:], strict=False):
+        assert after <= (1 - eta * low) * before + 1e-13
+    assert errors[-1] < 0.1 * errors[0]
+
+
+def test_observer_sees_every_round_and_the_last_state_and_may_end_the_run():
+    net = Network()
+    matrix = mixing.metropolis(topology.ring(6))
+    seen = []
+
+    def observe(round_, x):
+        seen.append((round_, x.copy()))
+        return round_ < 3
+
+    ended = simulate(net.objective, net.rows, decreasing, NOBODY_LATE, 10, mixing_matrix=matrix, observe=observe)
+    assert [round_ for round_, _ in seen] == [0, 1, 2, 3]
+    assert not seen[0][1].any()
+    np.testing.assert_array_equal(ended, seen[-1][1])
+    after_three = simulate(net.objective, net.rows, decreasing, NOBODY_LATE, 3, mixing_matrix=matrix)
+    np.testing.assert_array_equal(ended, after_three)
+    seen.clear()
+    simulate(
+        net.objective,
+        net.rows,
+        decreasing,
+        NOBODY_LATE,
+        2,
+        mixing_matrix=matrix,
+        observe=lambda round_, x: seen.append(round_) is None,
+    )
+    assert seen == [0, 1, 2]
+
+
+@pytest.mark.parametrize("synchronous", [False, True])
+def test_a_step_far_too_large_raises_an_error_that_names_the_setting(synchronous):
+    net = Network()
+    matrix = None if synchronous else mixing.metropolis(topology.ring(6))
+    with pytest.raises(RunError, match=r"diverged in round \d+.* 1000 is too large. Lower step.size"):
+        simulate(net.objective, net.rows, lambda t: 1000.0, NOBODY_LATE, 1000, mixing_matrix=matrix)
