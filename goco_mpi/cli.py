@@ -1,8 +1,9 @@
-"""The command line: ``goco run | simulate | report | info``."""
+"""The command line: ``goco run | simulate | report | bench | info``."""
 
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,6 +57,18 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--gap", type=float, default=0.01, help="suboptimality to time (default 0.01)")
     report.add_argument("--png", type=Path, metavar="FILE", help="draw loss against wall time (needs matplotlib)")
     report.set_defaults(command=_report)
+
+    bench = commands.add_parser("bench", help="measure on this machine: ratios to raw limits")
+    bench.add_argument("names", nargs="*", metavar="MEMBER", help="what to measure (default: everything)")
+    bench.add_argument("--mpiexec", metavar="COMMAND", help="launcher (default: the one beside this Python)")
+    bench.add_argument("--json", action="store_true", help="one JSON object a figure, each on a line of its own")
+    bench.add_argument("--strict", action="store_true", help="exit code 1 if a bound is missed")
+    bench.set_defaults(command=_bench)
+
+    bench_rank = commands.add_parser("bench-rank")  # what bench starts under mpiexec
+    bench_rank.add_argument("name")
+    bench_rank.add_argument("case")
+    bench_rank.set_defaults(command=_bench_rank)
 
     info = commands.add_parser("info", help="MPI library, launcher, ranks, cores, threads, versions")
     info.set_defaults(command=_info)
@@ -168,6 +181,21 @@ def _report(options: argparse.Namespace) -> int:
     if options.png:
         report.draw(runs, options.gap, options.png)
         print(f"picture in {options.png}")
+    return 0
+
+
+def _bench(options: argparse.Namespace) -> int:
+    from goco_mpi import bench
+
+    mpiexec = shlex.split(options.mpiexec or bench.default_mpiexec())
+    bounds_hold = bench.run(options.names, mpiexec, options.json)
+    return 1 if options.strict and not bounds_hold else 0
+
+
+def _bench_rank(options: argparse.Namespace) -> int:
+    from goco_mpi import bench
+
+    bench.samples_here(options.name, options.case)
     return 0
 
 
