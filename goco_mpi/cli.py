@@ -24,7 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = options.command(options)
     except GocoError as error:
-        print(f"goco: {error}", file=sys.stderr, flush=True)
+        if not error.silent:
+            print(f"goco: {error}", file=sys.stderr, flush=True)
         return error.exit_code
     except KeyboardInterrupt:
         return 130

@@ -11,6 +11,8 @@ class GocoError(Exception):
     exit_code = 1
     agreed = False
     """Whether every rank of the job raised this same error, so that one may speak for all."""
+    silent = False
+    """Whether another process says it already."""
 
 
 class InputError(GocoError):

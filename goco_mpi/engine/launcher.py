@@ -10,10 +10,12 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+OPEN_MPI = "Open MPI mpiexec"
+
 # In the order of trust: mpiexec inside a Slurm job leaves Slurm's own step variables in place,
 # and those then count its proxies, one a node.
 _LAUNCHERS = (
-    ("Open MPI mpiexec", "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
+    (OPEN_MPI, "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
     ("mpiexec (PMI)", "PMI_SIZE", "PMI_RANK", "MPI_LOCALNRANKS"),
     ("srun", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_STEP_TASKS_PER_NODE"),
 )

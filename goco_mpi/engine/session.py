@@ -19,18 +19,17 @@ LAUNCH = launcher.inspect()
 THREADS = launcher.limit_threads(LAUNCH)  # before mpi4py or anything else imports numpy
 
 try:
-    with warnings.catch_warnings():
-        # mpi4py warns of a launcher of another MPI; the guard below refuses it, and says how to mend it.
-        warnings.simplefilter("ignore", RuntimeWarning)
-        from mpi4py import MPI
+    import mpi4py
+
+    # MPI starts below, once it is clear that it can: MPICH under Open MPI's launcher aborts in its start.
+    mpi4py.rc.initialize = False
+    mpi4py.rc.finalize = True
+    from mpi4py import MPI
 except (ImportError, RuntimeError) as error:
-    if LAUNCH.rank == 0:
-        reason = str(error).splitlines()[0]
-        raise InputError(
-            f"No usable MPI library: {reason}. Load your site's MPI module, or install one: "
-            "pip install 'goco-mpi[mpich]'."
-        ) from None
-    raise SystemExit(InputError.exit_code) from None
+    reason = str(error).splitlines()[0]
+    raise InputError(
+        f"No usable MPI library: {reason}. Load your site's MPI module, or install one: pip install 'goco-mpi[mpich]'."
+    ) from None
 
 T = TypeVar("T")
 
@@ -59,6 +58,7 @@ class Session:
     def __init__(
         self, comm: MPI.Intracomm | None = None, expected_ranks: int | None = None, guard: bool = True
     ) -> None:
+        start_mpi()
         parent: MPI.Intracomm = MPI.COMM_WORLD if comm is None else comm
         if comm is None and guard:
             _guard_world_size(parent.Get_size(), expected_ranks)
@@ -94,6 +94,8 @@ class Session:
             self.close()
         elif isinstance(error, GocoError):
             self.abort(f"{self.prefix} {error}")
+        elif isinstance(error, KeyboardInterrupt):
+            self.abort(f"{self.prefix} interrupted")
         else:
             text = "".join(traceback.format_exception(kind, error, trace))
             self.abort(f"{self.prefix} unexpected error, please report it:\n{text}")
@@ -182,25 +184,49 @@ class Session:
         }
 
 
+def start_mpi() -> None:
+    """Start MPI unless it runs already.
+
+    Raises
+    ------
+    InputError
+        If the launcher is Open MPI's and the library is MPICH: that cannot start.
+    """
+    if MPI.Is_initialized():
+        return
+    if LAUNCH.launcher == launcher.OPEN_MPI and "MPICH" in _library():
+        raise _mismatch(f"The launcher is Open MPI's, and the MPI library in use is {_library()}.")
+    with warnings.catch_warnings():
+        # mpi4py warns of a launcher of another MPI; the world size tells, and we say how to mend it.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        MPI.Init_thread(MPI.THREAD_MULTIPLE)
+
+
 def _guard_world_size(size: int, expected_ranks: int | None) -> None:
     """Refuse n jobs of one rank each, which a launcher of another MPI starts silently."""
-    for asked, by in ((expected_ranks, "--ranks"), (LAUNCH.n_ranks, LAUNCH.launcher)):
-        if asked is not None and asked != size:
-            if LAUNCH.rank != 0:
-                raise SystemExit(InputError.exit_code)  # one of them speaks for all
-            raise InputError(
-                f"The world must have the {asked} ranks that {by} asked for, and this process sees {size}. "
-                f"The launcher does not belong to the MPI library in use ({_library()}). Launch with that "
-                f"library's own mpiexec{_own_mpiexec()}, or under Slurm with a fitting srun --mpi=pmi2 (MPICH) or "
-                "--mpi=pmix (Open MPI)."
-            )
+    if LAUNCH.n_ranks not in (None, size):
+        raise _mismatch(
+            f"{LAUNCH.launcher} started {LAUNCH.n_ranks} ranks, and each of them is alone: this process sees {size}. "
+            f"The launcher does not belong to the MPI library in use ({_library()})."
+        )
+    if expected_ranks not in (None, size):
+        error = InputError(
+            f"--ranks asks for {expected_ranks} ranks. Got {size}. Start as many, such as mpiexec -n {expected_ranks}."
+        )
+        error.silent = MPI.COMM_WORLD.Get_rank() != 0
+        raise error
+
+
+def _mismatch(cause: str) -> InputError:
+    """Return the error of a launcher that does not fit, to be printed by one process only."""
+    own = shutil.which("mpiexec", path=str(Path(sys.executable).parent))
+    error = InputError(
+        f"{cause} Launch with that library's own mpiexec{f' ({own})' if own else ''}, or under Slurm with a fitting "
+        "srun --mpi=pmi2 (MPICH) or --mpi=pmix (Open MPI)."
+    )
+    error.silent = LAUNCH.rank != 0
+    return error
 
 
 def _library() -> str:
-    return " ".join(MPI.Get_library_version().splitlines()[0].strip("\0 ").split())
-
-
-def _own_mpiexec() -> str:
-    """Return the launcher that an MPI wheel put beside this Python, in brackets; empty without one."""
-    path = shutil.which("mpiexec", path=str(Path(sys.executable).parent))
-    return f" ({path})" if path else ""
+    return " ".join(MPI.Get_library_version().splitlines()[0].strip("\0 ").split(",")[0].split())

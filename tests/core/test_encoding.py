@@ -122,10 +122,12 @@ def test_variance_averaged_over_placements_is_the_formula_in_the_design():
     assert published == pytest.approx(exact, rel=0.1)
 
 
-@pytest.mark.parametrize("kind", ["bernoulli", "persistent"])
-def test_coded_gradients_average_to_the_full_gradient_over_the_rounds_of_a_straggler_model(kind):
+@pytest.mark.parametrize(
+    ("kind", "options"), [("bernoulli", {"p": 0.5}), ("persistent", {"ranks": (0, 2), "factor": 4.0})]
+)
+def test_coded_gradients_average_to_the_full_gradient_over_the_rounds_of_a_straggler_model(kind, options):
     placed, gradients, _ = _problem(3)
-    stragglers = StragglerModel(kind, placed.n_workers, seed=4, p=0.5, ranks=(0, 2), factor=4.0)
+    stragglers = StragglerModel(kind, placed.n_workers, seed=4, **options)
     rates = stragglers.completion_rates()
     coded = _coded(placed, encoding.build("coverage", placed, rates), gradients)
     rounds = 1000
@@ -144,5 +146,5 @@ def test_a_shard_whose_holders_never_finish_is_refused(kind):
 
 
 def test_unknown_weights_are_refused():
-    with pytest.raises(InputError, match="method.weights must be one of paper, coverage, plain. Got 'ema'"):
+    with pytest.raises(InputError, match=r"method.weights must be one of paper, coverage, plain. Got 'ema'"):
         encoding.build("ema", placement.uncoded(2, 2), np.ones(2))

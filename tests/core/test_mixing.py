@@ -147,5 +147,5 @@ def test_a_lone_worker_keeps_all_and_has_no_neighbor_weights():
 
 
 def test_unknown_matrix_is_refused():
-    with pytest.raises(InputError, match="topology.mixing_matrix must be one of metropolis, lazy_metropolis"):
+    with pytest.raises(InputError, match=r"topology.mixing_matrix must be one of metropolis, lazy_metropolis"):
         mixing.build("maximum_degree", topology.ring(3))

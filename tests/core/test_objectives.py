@@ -254,9 +254,11 @@ def test_objectives_are_refused_targets_they_cannot_have():
         objectives.build("softmax", 3, 0.1, None)
     with pytest.raises(InputError, match="'logistic' needs whole-number class labels"):
         objectives.build("logistic", 3, 0.1, None)
-    with pytest.raises(InputError, match="'logistic' needs two classes. Got 3. Use 'softmax'"):
+    with pytest.raises(InputError, match=r"'logistic' needs two classes. Got 3. Use 'softmax'"):
         objectives.build("logistic", 3, 0.1, 3)
-    with pytest.raises(InputError, match="objective.kind must be one of least_squares, logistic, softmax. Got 'hinge'"):
+    with pytest.raises(
+        InputError, match=r"objective.kind must be one of least_squares, logistic, softmax. Got 'hinge'"
+    ):
         objectives.build("hinge", 3, 0.1, 2)
 
 

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -138,7 +140,7 @@ def test_cyclic_blocks_sit_on_consecutive_workers_of_one_hidden_order(size, seed
         holders.append(set(sets.pop()))
     # Consecutive windows of length d on a circle of n share max(d - 1, 2 d - n) workers or, with
     # d = n, all of them.
-    for here, there in zip(holders, holders[1:], strict=False):
+    for here, there in itertools.pairwise(holders):
         shared = replication if replication == n_workers else replication - 1
         assert len(here & there) == max(shared, 2 * replication - n_workers)
 
@@ -217,5 +219,5 @@ def test_fractional_repetition_with_fewer_shards_than_groups_leaves_some_idle_an
 
 
 def test_unknown_kind_is_refused():
-    with pytest.raises(InputError, match="placement.kind must be one of pairwise_balanced"):
+    with pytest.raises(InputError, match=r"placement.kind must be one of pairwise_balanced"):
         placement.build("striped", 4, 8, 2, seed=0)

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -147,7 +149,7 @@ def test_methods_written_as_pure_functions_take_the_same_round(name):
         8,
         mixing_matrix=matrix if method.exchange == "gossip" else None,
     )
-    assert np.abs(expected).max() > 0.1
+    assert np.abs(expected).max() > 0.01
     np.testing.assert_allclose(x, expected, rtol=0, atol=1e-13)
 
 
@@ -168,7 +170,7 @@ def test_error_contracts_by_the_factor_of_gradient_descent_every_round():
     matrix = mixing.metropolis(topology.complete(6))
     simulate(net.objective, net.rows, lambda t: eta, NOBODY_LATE, 30, mixing_matrix=matrix, observe=observe)
     assert len(errors) == 31
-    for before, after in zip(errors, errors[1:], strict=False):
+    for before, after in itertools.pairwise(errors):
         assert after <= (1 - eta * low) * before + 1e-13
     assert errors[-1] < 0.1 * errors[0]
 

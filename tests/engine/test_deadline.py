@@ -1,0 +1,132 @@
+"""Learning how long is usual, and waiting on MPI until then."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+from goco_mpi.engine.deadline import Deadline, waitany_until, waitsome_until
+from goco_mpi.engine.session import Session
+
+LONG_S = 60.0
+"""A deadline that is reached only if something hangs."""
+
+
+@pytest.mark.parametrize("setting", [0.0, 0.25, math.inf])
+def test_a_set_deadline_stays(setting: float) -> None:
+    deadline = Deadline(setting, factor=3.0, first_s=9.0)
+    for seconds in (0.0, 1.0, 100.0):
+        assert deadline.seconds == setting
+        deadline.observe(seconds)
+    assert deadline.seconds == setting
+
+
+def test_automatic_starts_as_told_and_becomes_a_multiple_of_the_median() -> None:
+    deadline = Deadline("auto", factor=2.0, first_s=0.05)
+    assert deadline.seconds == 0.05
+    for seconds, expected in ((1.0, 2.0), (3.0, 4.0), (2.0, 4.0), (100.0, 5.0)):
+        deadline.observe(seconds)
+        assert deadline.seconds == expected
+
+
+def test_automatic_waits_for_ever_before_anything_was_seen() -> None:
+    assert Deadline("auto", factor=2.0).seconds == math.inf
+
+
+def test_one_hiccup_does_not_move_the_deadline() -> None:
+    deadline = Deadline("auto", factor=2.0)
+    for _ in range(10):
+        deadline.observe(0.1)
+    deadline.observe(1000.0)
+    assert deadline.seconds == pytest.approx(0.2)
+
+
+def test_a_lasting_slow_down_moves_the_deadline_although_everything_is_cut_at_it() -> None:
+    deadline = Deadline("auto", factor=2.0, window=31)
+    for _ in range(31):
+        deadline.observe(0.1)
+    slow = 5.0
+    rounds = 0
+    while deadline.seconds < slow:
+        deadline.observe(min(slow, deadline.seconds))  # work that was cut lasted until the deadline
+        rounds += 1
+        assert rounds < 31 * 10, "the deadline never reaches the new pace"
+    # And back, when the slow-down is over.
+    for _ in range(31):
+        deadline.observe(0.1)
+    assert deadline.seconds == pytest.approx(0.2)
+
+
+def test_the_window_forgets() -> None:
+    deadline = Deadline("auto", factor=1.0, window=3)
+    for seconds in (9.0, 9.0, 9.0, 1.0, 1.0):
+        deadline.observe(seconds)
+    assert deadline.seconds == 1.0
+
+
+def ring(comm: MPI.Intracomm) -> tuple[int, int]:
+    """Return the ranks before and behind this one."""
+    return (comm.rank - 1) % comm.size, (comm.rank + 1) % comm.size
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("poll_s", [0.0, 1e-4])
+def test_nothing_arrives_and_the_wait_ends_at_the_deadline(poll_s: float) -> None:
+    with Session() as session:
+        before, behind = ring(session.comm)
+        buffer = np.zeros(1)
+        request = session.comm.Irecv(buffer, before)
+        session.comm.Barrier()
+        for ahead in (-1.0, 0.0, 0.02):
+            deadline = time.perf_counter() + ahead
+            assert waitsome_until([request], deadline, poll_s) == []
+            assert time.perf_counter() >= deadline
+            assert waitany_until([request], deadline, poll_s) is None
+            assert time.perf_counter() >= deadline
+        # The request is as it was: what comes later is received.
+        session.comm.Barrier()
+        session.comm.Send(np.array([session.rank + 0.5]), behind)
+        assert waitsome_until([request], time.perf_counter() + LONG_S, poll_s) == [0]
+        assert buffer[0] == before + 0.5
+        assert request == MPI.REQUEST_NULL
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("poll_s", [0.0, 1e-4])
+def test_an_arrival_ends_the_wait_and_names_its_request(poll_s: float) -> None:
+    with Session() as session:
+        before, behind = ring(session.comm)
+        buffers = np.zeros((3, 1))
+        requests = [session.comm.Irecv(buffers[tag], before, tag) for tag in range(3)]
+        for tag in (1, 2, 0):
+            sending = session.comm.Isend(np.array([10.0 * tag]), behind, tag)
+            if tag == 2:
+                assert waitany_until(requests, time.perf_counter() + LONG_S, poll_s) == tag
+            else:
+                assert waitsome_until(requests, time.perf_counter() + LONG_S, poll_s) == [tag]
+            assert buffers[tag, 0] == 10.0 * tag
+            sending.Wait()
+            session.comm.Barrier()
+        # Nothing is active any more: both return at once, whatever the deadline.
+        assert waitsome_until(requests, math.inf, poll_s) == []
+        assert waitany_until(requests, math.inf, poll_s) is None
+
+
+@pytest.mark.mpi(min_size=2)
+def test_a_deadline_in_the_past_still_looks_once() -> None:
+    with Session() as session:
+        before, behind = ring(session.comm)
+        buffer = np.zeros(1)
+        request = session.comm.Irecv(buffer, before)
+        session.comm.Send(np.array([3.0]), behind)
+        found: list[int] = []
+        end = time.perf_counter() + LONG_S
+        # Delivery takes MPI a look or more, and each of these calls is worth one.
+        while not found and time.perf_counter() < end:
+            found = waitsome_until([request], -math.inf, poll_s=LONG_S)
+        assert found == [0]
+        assert buffer[0] == 3.0

@@ -1,0 +1,356 @@
+import json
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from goco_mpi import config as cfg
+from goco_mpi.config import RunConfig, parse_config, read_config, to_dict
+from goco_mpi.errors import InputError
+
+EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.toml"))
+INF, NAN = math.inf, math.nan
+
+
+def nested(key, value):
+    *tables, last = key.split(".")
+    raw = {last: value}
+    for table in reversed(tables):
+        raw = {table: raw}
+    return raw
+
+
+def refusal(raw):
+    """The one line with which an experiment is refused."""
+    with pytest.raises(InputError) as refused:
+        parse_config(raw)
+    assert "\n" not in str(refused.value)
+    return str(refused.value)
+
+
+def test_an_empty_experiment_is_all_defaults():
+    assert parse_config({}) == RunConfig()
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_example_parses(path):
+    assert isinstance(read_config(path), RunConfig)
+
+
+def test_there_are_examples():
+    assert "quickstart" in [path.stem for path in EXAMPLES]
+
+
+def test_values_arrive_where_they_belong():
+    raw = {
+        "seed": 3,
+        "rounds": 7,
+        "data": {"source": "diabetes", "shards": 4},
+        "topology": {"kind": "edges", "edges": [[0, 1], [1, 2]]},
+        "stragglers": {"kind": "slow", "ranks": [1, 2], "factor": 4},
+        "step": {"kind": "decreasing", "size": 0.5, "tau": 10},
+    }
+    config = parse_config(raw)
+    assert (config.seed, config.rounds, config.data.source, config.data.shards) == (3, 7, "diabetes", 4)
+    assert config.topology.edges == ((0, 1), (1, 2))
+    assert config.stragglers.ranks == (1, 2)
+    assert (config.step.size, config.step.tau) == (0.5, 10.0)
+    assert config.method == cfg.MethodConfig()
+
+
+# Each: key, value, the rule that the message must state, the value as the message must show it.
+WRONG = [
+    ("seed", -1, "must be between 0 and", "Got -1"),
+    ("seed", 2**63, "must be between 0 and", "Got 9.22337e+18"),
+    ("seed", "x", "must be a whole number", "Got 'x'"),
+    ("rounds", 0, "must be between 1 and", "Got 0"),
+    ("rounds", 10**400, "must be between 1 and", "Got 1"),
+    ("rounds", 5.0, "must be a whole number", "Got 5.0"),
+    ("rounds", True, "must be a whole number", "Got True"),
+    ("data", 3, "must be a table", "Got 3"),
+    ("data.partition", "random", "must be one of iid, by_label, in_order", "Got 'random'"),
+    ("data.format", "csv", "must be one of auto, svmlight, npz, npy", "Got 'csv'"),
+    ("data.shards", 0, "must be between 1 and", "Got 0"),
+    ("data.n_samples", 0, "must be between 1 and", "Got 0"),
+    ("data.n_features", -5, "must be between 1 and", "Got -5"),
+    ("data.noise", -1.0, "must be a finite number of at least 0", "Got -1"),
+    ("data.noise", NAN, "must be a finite number of at least 0", "Got nan"),
+    ("data.heterogeneity", INF, "must be a finite number of at least 0", "Got inf"),
+    ("data.test_fraction", 1.0, "must be at least 0 and below 1", "Got 1"),
+    ("data.test_fraction", -0.1, "must be at least 0 and below 1", "Got -0.1"),
+    ("data.test_fraction", NAN, "must be at least 0 and below 1", "Got nan"),
+    ("data.standardize", 1, "must be true or false", "Got 1"),
+    ("objective.kind", "hinge", "must be one of least_squares, logistic, softmax", "Got 'hinge'"),
+    ("objective.l2", -1e-3, "must be a finite number of at least 0", "Got -0.001"),
+    ("objective.l2", "small", "must be a number", "Got 'small'"),
+    ("topology.kind", "line", "must be one of ring,", "Got 'line'"),
+    ("topology.mixing_matrix", "max", "must be one of metropolis,", "Got 'max'"),
+    ("topology.edges", [[0, 1], ["a", 1]], "must be a whole number", "Got 'a'"),
+    ("topology.edges", 3, "must be a list", "Got 3"),
+    ("placement.kind", "striped", "must be one of pairwise_balanced,", "Got 'striped'"),
+    ("placement.replication", 2.5, "must be a whole number", "Got 2.5"),
+    ("method.kind", "sgd", "must be one of goco, dgd, allreduce", "Got 'sgd'"),
+    ("method.late", "drop", "must be one of discard, wait", "Got 'drop'"),
+    ("method.weights", "ema", "must be one of paper, coverage, plain", "Got 'ema'"),
+    ("method.mixing", "running", "must be one of stale, fold", "Got 'running'"),
+    ("method.max_age", -1, "must be between 0 and", "Got -1"),
+    ("step.kind", "cosine", "must be one of constant, decreasing, auto", "Got 'cosine'"),
+    ("step.size", 0.0, "must be a positive, finite number", "Got 0"),
+    ("step.size", INF, "must be a positive, finite number", "Got inf"),
+    ("step.size", NAN, "must be a positive, finite number", "Got nan"),
+    ("step.size", "big", "must be a number", "Got 'big'"),
+    ("step.tau", -1.0, "must be a positive, finite number", "Got -1"),
+    ("step.scale", 0.0, "must be a positive, finite number", "Got 0"),
+    ("deadline.compute_s", "soon", "must be a number of seconds of at least 0", "Got 'soon'"),
+    ("deadline.compute_s", -1.0, "must be a number of seconds of at least 0", "Got -1.0"),
+    ("deadline.gossip_s", NAN, "must be a number of seconds of at least 0", "Got nan"),
+    ("deadline.gossip_s", [], "must be a number or a text", "Got []"),
+    ("deadline.poll_s", "x", "must be a number of seconds of at least 0", "Got 'x'"),
+    ("deadline.poll_s", INF, "must be finite", "Got inf"),
+    ("deadline.compute_factor", 0.0, "must be a positive, finite number", "Got 0"),
+    ("deadline.gossip_factor", -1.0, "must be a finite number of at least 0", "Got -1"),
+    ("deadline.shutdown_s", INF, "must be a positive, finite number", "Got inf"),
+    ("stragglers.kind", "lazy", "must be one of none, bernoulli,", "Got 'lazy'"),
+    ("stragglers.distribution", "normal", "must be one of exponential, pareto, constant", "Got 'normal'"),
+    ("stragglers.factor", 0.5, "must be a finite number of at least 1", "Got 0.5"),
+    ("stragglers.factor", INF, "must be a finite number of at least 1", "Got inf"),
+    ("stragglers.factor", NAN, "must be a finite number of at least 1", "Got nan"),
+    ("stragglers.work_s", -1.0, "must be a finite number of at least 0", "Got -1"),
+    ("stragglers.delay_s", INF, "must be a finite number of at least 0", "Got inf"),
+    ("stragglers.ranks", ["a"], "must be a whole number", "Got 'a'"),
+    ("stragglers.ranks", 3, "must be a list", "Got 3"),
+    ("record.every", 0, "must be between 1 and", "Got 0"),
+    ("record.optimum", "yes", "must be true or false", "Got 'yes'"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "rule", "shown"), WRONG, ids=[f"{w[0]}={w[1]!r:.20}" for w in WRONG])
+def test_a_wrong_value_is_refused_with_parameter_rule_and_value(key, value, rule, shown):
+    message = refusal(nested(key, value))
+    assert message.startswith(key)
+    assert rule in message
+    assert shown in message
+
+
+def test_an_edge_of_three_workers_is_told_that_an_edge_has_two():
+    message = refusal(nested("topology.edges", [[0, 1, 2]]))
+    assert message.startswith("topology.edges[0]")
+    assert "2" in message.split("Got")[0].removeprefix("topology.edges[0]")
+
+
+def test_steps_need_their_sizes():
+    assert refusal({"step": {"kind": "constant"}}).startswith("step.size must be given with step.kind = 'constant'")
+    assert refusal({"step": {"kind": "decreasing", "tau": 5}}).startswith("step.size must be given")
+    assert refusal({"step": {"kind": "decreasing", "size": 1}}).startswith("step.tau must be given")
+
+
+def test_heterogeneous_shards_must_not_be_mixed_again():
+    message = refusal({"data": {"heterogeneity": 1.0}})
+    assert "data.heterogeneity" in message
+    assert "'in_order'" in message
+    parse_config({"data": {"heterogeneity": 1.0, "partition": "in_order"}})
+
+
+@pytest.mark.parametrize(
+    ("raw", "key", "near"),
+    [
+        ({"round": 5}, "'round' at the top level", "rounds"),
+        ({"stragler": {}}, "'stragler' at the top level", "stragglers"),
+        ({"data": {"shard": 3}}, "'data.shard' in [data]", "shards"),
+        ({"method": {"wieghts": "plain"}}, "'method.wieghts' in [method]", "weights"),
+        ({"deadline": {"compute": 3}}, "'deadline.compute' in [deadline]", "compute_s"),
+    ],
+)
+def test_an_unknown_key_is_refused_and_the_nearest_named(raw, key, near):
+    message = refusal(raw)
+    assert key in message
+    assert near in message.partition("Did you mean")[2]
+
+
+def test_a_key_like_no_other_lists_the_known_ones():
+    message = refusal({"record": {"qqq": 1}})
+    assert "Known keys: every, optimum" in message
+
+
+PLAIN = st.one_of(
+    st.none(), st.booleans(), st.integers(-3, 9), st.floats(), st.sampled_from(["auto", "inf", "wait", "ring", "a\nb"])
+)
+VALUES = st.one_of(PLAIN, st.lists(PLAIN, max_size=2), st.lists(st.lists(PLAIN, max_size=3), max_size=2))
+KEYS = [
+    *("seed", "rounds"),
+    *(f"{table}.{key}" for table, part in to_dict(RunConfig()).items() if isinstance(part, dict) for key in part),
+]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.sampled_from(KEYS), VALUES)
+def test_whatever_a_key_is_set_to_is_accepted_or_refused_in_one_line_that_names_it(key, value):
+    try:
+        parse_config(nested(key, value))
+    except InputError as error:
+        assert "\n" not in str(error)
+        table, _, name = key.rpartition(".")
+        # A value may break a rule between two keys; the message then names the table's other one.
+        assert key in str(error) or f"{table}." in str(error)
+        assert len(str(error)) > len(name) + 10
+
+
+def write(tmp_path, text):
+    path = tmp_path / "experiment.toml"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        ("rounds=9", "rounds", 9),
+        ("method.kind=dgd", "method.kind", "dgd"),
+        ('method.kind="dgd"', "method.kind", "dgd"),
+        (" objective.l2 = 0.5 ", "objective.l2", 0.5),
+        ("stragglers.ranks=[1, 2]", "stragglers.ranks", (1, 2)),
+        ("data.standardize=true", "data.standardize", True),
+        ("deadline.compute_s=inf", "deadline.compute_s", INF),
+        ("deadline.gossip_s=auto", "deadline.gossip_s", "auto"),
+        ("data.source=a=b.npz", "data.source", "a=b.npz"),
+    ],
+)
+def test_override_replaces_the_value_of_the_file(tmp_path, override, key, value):
+    path = write(tmp_path, "rounds = 3\n[method]\nkind = 'goco'\n")
+    found = read_config(path, [override])
+    for part in key.split("."):
+        found = getattr(found, part)
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_the_last_override_of_a_key_counts(tmp_path):
+    assert read_config(write(tmp_path, ""), ["rounds=3", "rounds=4"]).rounds == 4
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("rounds", "--set takes key=value, such as method.kind=dgd. Got 'rounds'"),
+        ("=3", "--set takes key=value"),
+        ("rounds.x=3", "'rounds' is a value, not a table"),
+        ("method=3", "method must be a table. Got 3"),
+        ("roundz=3", "Did you mean rounds"),
+        ("rounds=many", "rounds must be a whole number. Got 'many'"),
+        ("rounds=", "rounds must be a whole number. Got ''"),
+    ],
+)
+def test_a_wrong_override_is_refused(tmp_path, override, message):
+    with pytest.raises(InputError) as refused:
+        read_config(write(tmp_path, "rounds = 3\n"), [override])
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("content", [b"rounds = \n", b"[data\n", b"rounds = 1\nrounds = 2\n", b"\xff\xfe"])
+def test_a_file_that_is_no_toml_is_refused_by_name(tmp_path, content):
+    path = tmp_path / "experiment.toml"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="is not valid TOML") as refused:
+        read_config(path)
+    assert repr(str(path)) in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_missing_file_and_a_directory_are_refused_by_name(tmp_path):
+    for path in (tmp_path / "gone.toml", tmp_path):
+        with pytest.raises(InputError, match="cannot be read") as refused:
+            read_config(path)
+        assert repr(str(path)) in str(refused.value)
+
+
+def test_a_data_path_is_looked_up_beside_the_experiment_file(tmp_path, monkeypatch):
+    home = tmp_path / "home"
+    (home / "sub").mkdir(parents=True)
+    (home / "sub" / "data.npy").touch()
+    (home / "sub" / "targets.npy").touch()
+    path = write(home, "[data]\nsource = 'sub/data.npy'\ntargets = 'sub/targets.npy'\n")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    data = read_config(path).data
+    assert (data.source, data.targets) == (str(home / "sub/data.npy"), str(home / "sub/targets.npy"))
+    # The current directory comes first.
+    (elsewhere / "sub").mkdir()
+    (elsewhere / "sub" / "data.npy").touch()
+    assert read_config(path).data.source == "sub/data.npy"
+
+
+@pytest.mark.parametrize("name", [*cfg.BUNDLED, "synthetic"])
+def test_a_file_named_like_a_bundled_set_does_not_shadow_it(tmp_path, monkeypatch, name):
+    home = tmp_path / "home"
+    (home / name).mkdir(parents=True)
+    path = write(home, f"[data]\nsource = '{name}'\n")
+    monkeypatch.chdir(tmp_path)
+    assert read_config(path).data.source == name
+
+
+def test_a_source_too_long_for_a_file_name_is_left_to_the_reader_of_the_data(tmp_path):
+    path = write(tmp_path, f"[data]\nsource = '{'x' * 300}'\n")
+    try:
+        assert read_config(path).data.source == "x" * 300
+    except InputError as error:
+        assert "data.source" in str(error)
+
+
+def test_uncoded_methods_say_so_in_the_config():
+    for kind in ("dgd", "allreduce"):
+        config = parse_config({"method": {"kind": kind}, "placement": {"replication": 3}})
+        assert (config.placement.kind, config.placement.replication) == ("uncoded", 1)
+        assert config.method.weights == "plain"
+    config = parse_config({"placement": {"kind": "uncoded", "replication": 3}})
+    assert config.placement.replication == 1
+    assert config.method.weights == "coverage"
+
+
+def test_whoever_waits_has_no_deadlines():
+    waiting = parse_config({"method": {"late": "wait"}, "deadline": {"compute_s": 1.0, "gossip_s": "auto"}})
+    assert (waiting.deadline.compute_s, waiting.deadline.gossip_s) == (INF, INF)
+    collective = parse_config({"method": {"kind": "allreduce"}})
+    assert collective.method.late == "wait"
+    assert collective.deadline.compute_s == INF
+    prompt = parse_config({"method": {"kind": "dgd"}, "deadline": {"compute_s": 1.5}})
+    assert (prompt.method.late, prompt.deadline.compute_s, prompt.deadline.gossip_s) == ("discard", 1.5, "auto")
+
+
+ROUND_TRIPS = [
+    {},
+    {"method": {"kind": "dgd"}},
+    {"method": {"kind": "allreduce"}},
+    {"method": {"late": "wait"}},
+    {"deadline": {"compute_s": 0.5, "gossip_s": INF}},
+    {"topology": {"kind": "edges", "edges": [[0, 1]]}, "stragglers": {"ranks": [0]}},
+]
+
+
+@pytest.mark.parametrize("raw", ROUND_TRIPS)
+def test_config_as_plain_tables_is_strict_json_and_spells_infinity(raw):
+    config = parse_config(raw)
+    tables = json.loads(json.dumps(to_dict(config), allow_nan=False))
+    assert set(tables) == set(RunConfig.__struct_fields__)
+    assert (tables["deadline"]["gossip_s"] == "inf") == (config.deadline.gossip_s == INF)
+
+
+@pytest.mark.parametrize("raw", ROUND_TRIPS)
+def test_recorded_tables_parse_to_the_same_config(raw):
+    config = parse_config(raw)
+    tables = json.loads(json.dumps(to_dict(config)))
+    for key, value in tables["deadline"].items():
+        if value == "inf":  # JSON's spelling; TOML has inf itself
+            tables["deadline"][key] = INF
+    assert parse_config(tables) == config
+
+
+def test_replace_leaves_the_original_alone():
+    section = cfg.StepConfig()
+    changed = cfg.replace(section, size=2.0)
+    assert (changed.size, section.size) == (2.0, None)
+    with pytest.raises(AttributeError):
+        section.size = 1.0

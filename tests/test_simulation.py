@@ -1,0 +1,136 @@
+import numpy as np
+import pytest
+
+from goco_mpi.config import parse_config
+from goco_mpi.core import metrics
+from goco_mpi.errors import InputError, RunError
+from goco_mpi.experiment import load_problem
+from goco_mpi.simulation import simulate_experiment
+
+SMALL = {
+    "rounds": 45,
+    "data": {"source": "synthetic", "n_samples": 100, "n_features": 4, "shards": 10},
+    "objective": {"kind": "least_squares", "l2": 0.1},
+    "record": {"every": 20, "optimum": True},
+}
+
+
+def run(n_workers=5, progress=None, **tables):
+    config = parse_config({**SMALL, **tables})
+    return simulate_experiment(config, n_workers, progress or (lambda round_: None))
+
+
+def final_suboptimality(outcome):
+    return metrics.suboptimality(outcome.history[-1]["loss"], outcome.history[0]["loss"], outcome.loss_optimum)
+
+
+def test_standardized_digits_are_learned():
+    raw = {"rounds": 150, "data": {"standardize": True}, "record": {"every": 150, "optimum": True}}
+    outcome = simulate_experiment(parse_config(raw), 8)
+    assert final_suboptimality(outcome) < 0.05
+    # Softmax regression classifies about 97 % of these digits right.
+    assert outcome.history[-1]["test_accuracy"] > 0.93
+    assert outcome.history[-1]["consensus_distance"] < 0.1 * np.linalg.norm(outcome.stacked_params[0])
+
+
+def test_stragglers_slow_training_down_without_spoiling_it():
+    late = run(
+        rounds=300, stragglers={"kind": "bernoulli", "p": 0.5, "link_p": 0.3}, step={"kind": "auto", "scale": 0.3}
+    )
+    assert final_suboptimality(late) < 0.05
+
+
+def test_history_has_a_row_every_so_often_and_at_the_end_with_all_columns():
+    outcome = run()
+    assert [row["round"] for row in outcome.history] == [0, 20, 40, 45]
+    for row in outcome.history:
+        assert list(row) == ["round", "wall_s", "loss", "consensus_distance", "test_accuracy"]
+        assert row["wall_s"] is None
+        assert row["test_accuracy"] is None  # a regression has none
+    assert outcome.history[0]["consensus_distance"] == 0.0
+    assert outcome.wall_s is None
+    assert outcome.ranks == [{"rank": worker, "rounds": 45} for worker in range(5)]
+    assert outcome.stacked_params.shape == (5, 5)
+
+
+def test_the_last_round_is_not_recorded_twice():
+    assert [row["round"] for row in run(rounds=40).history] == [0, 20, 40]
+
+
+def test_history_describes_the_mean_of_the_parameters():
+    outcome = run()
+    problem = load_problem(parse_config(SMALL))
+    mean = outcome.stacked_params.mean(axis=0)
+    assert outcome.history[-1]["loss"] == problem.objective.loss(mean, problem.pooled_rows())
+    assert outcome.history[-1]["consensus_distance"] == metrics.consensus_distance(outcome.stacked_params)
+    start = problem.objective.loss(np.zeros(5), problem.pooled_rows())
+    assert outcome.history[0]["loss"] == start
+    assert outcome.loss_optimum == problem.optimum()
+
+
+@pytest.mark.parametrize("kind", ["none", "bernoulli", "delays"])
+def test_a_simulation_repeats_to_the_last_bit(kind):
+    stragglers = {"kind": kind, "p": 0.5, "delay_p": 0.5, "link_p": 0.2}
+    first, second = (run(stragglers=stragglers) for _ in range(2))
+    np.testing.assert_array_equal(first.stacked_params, second.stacked_params)
+    assert first.history == second.history
+    other = run(stragglers=stragglers, seed=1)
+    assert not np.array_equal(first.stacked_params, other.stacked_params)
+
+
+def test_progress_hears_of_every_round():
+    rounds = []
+    run(progress=rounds.append)
+    assert rounds == list(range(46))
+
+
+def test_no_optimum_is_sought_unasked():
+    assert run(record={"every": 20}).loss_optimum is None
+
+
+def test_allreduce_keeps_everyone_equal_and_does_not_mind_stragglers():
+    prompt = run(method={"kind": "allreduce"})
+    late = run(method={"kind": "allreduce"}, stragglers={"kind": "bernoulli", "p": 0.5, "link_p": 0.5})
+    assert np.ptp(prompt.stacked_params, axis=0).max() == 0.0
+    np.testing.assert_array_equal(prompt.stacked_params, late.stacked_params)
+
+
+def test_waiting_for_stragglers_is_as_good_as_having_none():
+    prompt = run(method={"late": "wait"}, step={"kind": "constant", "size": 0.1})
+    late = run(
+        method={"late": "wait"}, step={"kind": "constant", "size": 0.1}, stragglers={"kind": "bernoulli", "p": 0.5}
+    )
+    np.testing.assert_allclose(late.stacked_params, prompt.stacked_params, rtol=0, atol=1e-12)
+
+
+def test_automatic_step_is_the_inverse_of_the_largest_curvature():
+    # Everyone holds everything: all see the Hessian of F, whose largest eigenvalue is its smoothness.
+    outcome = run(placement={"replication": 5})
+    problem = load_problem(parse_config(SMALL))
+    # Power iteration approaches it from below, to two digits; the step is rounded to six.
+    smoothness = problem.objective.smoothness(problem.pooled_rows())
+    assert 1.0 / smoothness <= outcome.step_size * (1 + 1e-5)
+    assert outcome.step_size == pytest.approx(1.0 / smoothness, rel=0.02)
+    assert run(placement={"replication": 5}, step={"scale": 0.5}).step_size == pytest.approx(
+        outcome.step_size / 2, rel=1e-5
+    )
+
+
+def test_one_worker_is_plain_gradient_descent():
+    size, l2 = 0.1, 0.1
+    outcome = run(1, placement={"replication": 1}, step={"kind": "constant", "size": size})
+    train = load_problem(parse_config(SMALL)).train
+    x = np.zeros(5)
+    for _ in range(45):
+        x -= size * (train.features.T @ (train.features @ x - train.targets) / train.n_samples + l2 * x)
+    np.testing.assert_allclose(outcome.stacked_params[0], x, rtol=0, atol=1e-12)
+
+
+def test_a_run_that_diverges_is_an_error():
+    with pytest.raises(RunError, match="diverged"):
+        run(rounds=2000, step={"kind": "constant", "size": 100.0})
+
+
+def test_a_config_that_does_not_fit_is_refused():
+    with pytest.raises(InputError, match=r"placement.replication must be between 1 and 1. Got 2"):
+        run(1)
