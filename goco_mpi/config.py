@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 import re
 import tomllib
 from collections.abc import Sequence
@@ -278,7 +279,10 @@ def _resolve_paths(raw: dict[str, Any], base: Path) -> None:
         return
     for key in ("source", "targets"):
         value = data.get(key)
-        if isinstance(value, str) and not Path(value).exists() and (base / value).exists():
+        if key == "source" and value in (*BUNDLED, "synthetic"):
+            continue
+        # os.path: a name too long for a file is no file rather than an error.
+        if isinstance(value, str) and not os.path.exists(value) and os.path.exists(base / value):  # noqa: PTH110
             data[key] = str(base / value)
 
 
@@ -317,6 +321,8 @@ def _explain(message: str, raw: dict[str, Any]) -> str:
     if expected:
         names = [_WORDS.get(name.strip(), name.strip()) for name in expected[1].split("|")]
         rule = "must be " + " or ".join(name for name in names if name != "nothing")
+        length = re.search(r"of length (\d+)", found[1])
+        rule += f" of {length[1]}" if length else ""
     value: Any = raw
     for key in re.findall(r"[^.\[\]]+", where):
         if isinstance(value, dict):
@@ -368,7 +374,7 @@ def _check(config: RunConfig) -> None:
     for name in ("compute_s", "gossip_s"):
         _check_seconds(f"deadline.{name}", getattr(deadline, name), "inf (wait for ever)")
     _check_seconds("deadline.poll_s", deadline.poll_s, "0 (spin)")
-    if deadline.poll_s != "auto" and math.isinf(float(deadline.poll_s)):
+    if deadline.poll_s == "inf" or deadline.poll_s == math.inf:
         raise InputError("deadline.poll_s must be finite. Got inf. Use 'auto'.")
     _check_positive("deadline.compute_factor", deadline.compute_factor)
     _check_not_negative("deadline.gossip_factor", deadline.gossip_factor)
@@ -396,13 +402,16 @@ def _check_not_negative(name: str, value: float) -> None:
 
 
 def _check_seconds(name: str, value: float | str, special: str) -> None:
-    if not (value == "auto" or (not isinstance(value, str) and value >= 0.0)):
+    if not (value in ("auto", "inf") or (not isinstance(value, str) and value >= 0.0)):
         raise InputError(f"{name} must be a number of seconds of at least 0, {special}, or 'auto'. Got {value!r}.")
 
 
 def _resolve(config: RunConfig) -> RunConfig:
     """Make the config say what will be done, so that the record does too."""
     method, section, deadline = METHODS[config.method.kind], config.method, config.deadline
+    for name in ("compute_s", "gossip_s"):
+        if getattr(deadline, name) == "inf":  # as a record spells it
+            deadline = replace(deadline, **{name: math.inf})
     placement_section = config.placement
     if not method.coded:
         section = replace(section, weights="plain")

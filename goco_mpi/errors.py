@@ -47,7 +47,8 @@ def check_range(name: str, value: float, low: float, high: float, hint: str = ""
     >>> check_range("rounds", 3, 1, 10)
     """
     if not low <= value <= high:
-        text = f"{name} must be between {low:g} and {high:g}. Got {value:g}."
+        shown = str(value) if isinstance(value, int) else f"{value:g}"  # an int may exceed all floats
+        text = f"{name} must be between {low:g} and {high:g}. Got {shown}."
         raise InputError(f"{text} {hint}".strip())
 
 

@@ -85,13 +85,15 @@ def lay_out(config: cfg.RunConfig, n_workers: int) -> Layout:
         distribution=straggler_config.distribution,
         link_p=straggler_config.link_p,
     )
+    # Whoever waits for everyone loses no gradient, and must not make up for lost ones.
+    completion_rates = np.ones(n_workers) if config.method.late == "wait" else stragglers.completion_rates()
     return Layout(
         config=config,
         n_workers=n_workers,
         topology=graph,
         mixing_matrix=mixing.build(config.topology.mixing_matrix, graph),
         placement=holders,
-        encoding_weights=encoding.build(config.method.weights, holders, stragglers.completion_rates()),
+        encoding_weights=encoding.build(config.method.weights, holders, completion_rates),
         stragglers=stragglers,
         method=METHODS[config.method.kind],
     )
@@ -195,7 +197,7 @@ def load_problem(config: cfg.RunConfig) -> Problem:
         encoded = encode_labels(dataset.targets)
         if encoded is not None:
             classes, n_classes = encoded
-            if n_classes > max(2, dataset.n_samples // 2):
+            if n_classes > max(10, dataset.n_samples // 10):
                 raise InputError(
                     f"objective.kind = '{kind}' needs classes as targets. Got {n_classes} different values in "
                     f"{dataset.n_samples} samples. Use 'least_squares'."
@@ -218,6 +220,8 @@ def step_schedule(config: cfg.RunConfig, curvature: float) -> StepSchedule:
     """Return the step sizes of ``config``; ``curvature`` serves ``step.kind = 'auto'``."""
     step = config.step
     if step.kind == "auto":
+        if not curvature > 0.0:
+            raise InputError("step.kind = 'auto' needs a loss with curvature, and this has none: give step.size.")
         return StepSchedule(schedules.from_curvature(curvature, step.scale), step.tau)
     assert step.size is not None  # the config refuses the other kinds without it
     return StepSchedule(step.size, step.tau if step.kind == "decreasing" else None)

@@ -164,11 +164,12 @@ def write_run(
         fresh.chmod(0o777 & ~_umask())
         _swap_in(fresh, out)
     except OSError as error:
-        if fresh is not None:
-            shutil.rmtree(fresh, ignore_errors=True)
         raise RunError(
             f"The run directory {str(out)!r} cannot be written: {error.strerror or error}. Choose another --out."
         ) from None
+    finally:
+        if fresh is not None:  # gone if all went well
+            shutil.rmtree(fresh, ignore_errors=True)
     return result
 
 
@@ -178,7 +179,11 @@ def _swap_in(fresh: Path, out: Path) -> None:
         return
     old = fresh.with_name(fresh.name + ".old")
     out.rename(old)
-    fresh.rename(out)
+    try:
+        fresh.rename(out)
+    except OSError:
+        old.rename(out)
+        raise
     shutil.rmtree(old, ignore_errors=True)
 
 
@@ -205,21 +210,23 @@ def read_run(path: Path) -> RunRecord:
     """
     try:
         run = json.loads((path / "run.json").read_text())
+        version = run.get("schema_version") if isinstance(run, dict) else None
+        if version != SCHEMA_VERSION:
+            raise InputError(
+                f"{str(path)!r} has schema version {version}, and this goco reads {SCHEMA_VERSION}. "
+                "Use the version of goco that wrote it."
+            )
         with (path / "history.csv").open(newline="") as file:
-            history_rows = list(csv.DictReader(file))
+            rows = list(csv.DictReader(file))
         with (path / "ranks.csv").open(newline="") as file:
             ranks = [{key: _number(value) for key, value in row.items()} for row in csv.DictReader(file)]
+        history = {name: np.array([float(row[name] or "nan") for row in rows]) for name in rows[0]}
+        if not {"round", "loss"} <= set(history) or any(None in row.values() for row in rows):
+            raise ValueError("history.csv is incomplete")
     except OSError as error:
         raise InputError(f"{str(path)!r} is not a run directory: {error.filename}: {error.strerror}.") from None
-    except json.JSONDecodeError as error:
-        raise InputError(f"{str(path / 'run.json')!r} is damaged: {error}.") from None
-    if run.get("schema_version") != SCHEMA_VERSION:
-        raise InputError(
-            f"{str(path)!r} has schema version {run.get('schema_version')}, and this goco reads {SCHEMA_VERSION}. "
-            "Use the version of goco that wrote it."
-        )
-    columns = history_rows[0].keys()
-    history = {name: np.array([float(row[name]) if row[name] else np.nan for row in history_rows]) for name in columns}
+    except (ValueError, IndexError, TypeError) as error:
+        raise InputError(f"{str(path)!r} is damaged: {error}.") from None
     return RunRecord(path, run, history, ranks)
 
 

@@ -63,7 +63,7 @@ def test_values_arrive_where_they_belong():
 # Each: key, value, the rule that the message must state, the value as the message must show it.
 WRONG = [
     ("seed", -1, "must be between 0 and", "Got -1"),
-    ("seed", 2**63, "must be between 0 and", "Got 9.22337e+18"),
+    ("seed", 2**63, "must be between 0 and", "Got 9223372036854775808"),
     ("seed", "x", "must be a whole number", "Got 'x'"),
     ("rounds", 0, "must be between 1 and", "Got 0"),
     ("rounds", 10**400, "must be between 1 and", "Got 1"),

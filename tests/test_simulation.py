@@ -4,7 +4,7 @@ import pytest
 from goco_mpi.config import parse_config
 from goco_mpi.core import metrics
 from goco_mpi.errors import InputError, RunError
-from goco_mpi.experiment import load_problem
+from goco_mpi.experiment import lay_out, load_problem
 from goco_mpi.simulation import simulate_experiment
 
 SMALL = {
@@ -114,6 +114,26 @@ def test_automatic_step_is_the_inverse_of_the_largest_curvature():
     assert run(placement={"replication": 5}, step={"scale": 0.5}).step_size == pytest.approx(
         outcome.step_size / 2, rel=1e-5
     )
+
+
+def test_automatic_step_of_gossip_is_decided_by_the_worker_with_the_largest_curvature():
+    config = parse_config({**SMALL, "placement": {"kind": "uncoded"}})
+    layout, problem = lay_out(config, 5), load_problem(config)
+    # The Hessian of least squares is constant, so that smoothness is its largest eigenvalue.
+    largest = [problem.objective.smoothness(problem.worker_rows(layout, worker).coded) for worker in range(5)]
+    assert max(largest) > 1.1 * min(largest)
+    step_size = simulate_experiment(config, 5).step_size
+    assert step_size == pytest.approx(1.0 / max(largest), rel=0.02)
+
+
+def test_real_stragglers_are_simulated_by_logical_ones():
+    slow = run(stragglers={"kind": "slow", "ranks": [2], "factor": 5.0, "work_s": 9.0})
+    persistent = run(stragglers={"kind": "persistent", "ranks": [2], "factor": 5.0})
+    np.testing.assert_array_equal(slow.stacked_params, persistent.stacked_params)
+    delayed = run(stragglers={"kind": "delays", "delay_p": 0.4, "delay_s": 9.0})
+    bernoulli = run(stragglers={"kind": "bernoulli", "p": 0.4})
+    np.testing.assert_array_equal(delayed.stacked_params, bernoulli.stacked_params)
+    assert not np.array_equal(slow.stacked_params, run().stacked_params)
 
 
 def test_one_worker_is_plain_gradient_descent():

@@ -26,4 +26,6 @@ def suboptimality(loss: float, loss_start: float, loss_optimum: float) -> float:
     >>> suboptimality(1.5, 3.0, 1.0)
     0.25
     """
+    if loss == loss_optimum:  # also where the start is the optimum
+        return 0.0
     return (loss - loss_optimum) / (loss_start - loss_optimum)

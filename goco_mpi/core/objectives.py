@@ -293,6 +293,8 @@ def build(kind: str, n_features: int, l2: float, n_classes: int | None) -> Objec
             f"objective.kind = '{kind}' needs whole-number class labels as targets, and these are real "
             "numbers. Use 'least_squares'."
         )
+    if n_classes < 2:
+        raise InputError(f"objective.kind = '{kind}' needs at least two classes. Got {n_classes}.")
     if kind == Softmax.name:
         return Softmax(n_features, l2, n_classes)
     if n_classes != 2:
@@ -340,6 +342,8 @@ def _gram_extremes(rows: WeightedRows) -> tuple[float, float]:
         gram = weighted.toarray() if sp.issparse(weighted) else np.asarray(weighted)
         values = np.linalg.eigvalsh(gram)
         return max(0.0, float(values[0])), float(values[-1])
+    if rows.n_rows == 0:
+        return 0.0, 0.0
     from scipy.sparse.linalg import LinearOperator, eigsh
 
     operator = LinearOperator(

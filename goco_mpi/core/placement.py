@@ -141,7 +141,7 @@ def fractional_repetition(n_workers: int, n_shards: int, replication: int, seed:
     Raises
     ------
     InputError
-        If ``replication`` does not divide ``n_workers``, or there are fewer shards than groups.
+        If ``replication`` does not divide ``n_workers``.
 
     References
     ----------

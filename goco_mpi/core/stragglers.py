@@ -30,7 +30,7 @@ class StragglerModel:
         (chosen workers' gradients last ``factor`` times as long), ``delays`` (random ones only).
     n_workers, seed : int
     p : float
-        Probability of the Bernoulli stragglers, in [0, 1).
+        Probability of the Bernoulli stragglers (and of the unchosen workers of ``persistent``), in [0, 1).
     ranks : tuple of int
         The chosen workers of ``persistent`` and ``slow``.
     factor : float
@@ -61,30 +61,30 @@ class StragglerModel:
     _slow: frozenset[int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        check_range("stragglers.delay_p", self.delay_p, 0.0, 1.0)
         for name, value in (("p", self.p), ("link_p", self.link_p)):
             if not 0.0 <= value < 1.0:
                 raise InputError(
                     f"stragglers.{name} must be at least 0 and below 1. Got {value:g}. "
                     "At 1 nothing would ever arrive; 0.9 is already very late."
                 )
-        check_range("stragglers.delay_p", self.delay_p, 0.0, 1.0)
         for rank in self.ranks:
             check_range("stragglers.ranks", rank, 0, self.n_workers - 1, f"There are {self.n_workers} workers.")
         object.__setattr__(self, "_slow", frozenset(self.ranks))
 
     def finishes(self, worker: int, round_: int) -> bool:
         """Tell whether a logical straggler finishes its gradient in this round."""
-        if self.kind == "bernoulli":
-            return bool(stream(self.seed, Purpose.STRAGGLER, worker, round_).random() >= self.p)
         if self.kind == "persistent" and worker in self._slow:
             return (round_ + 1) % max(1, round(self.factor)) == 0
+        if self.kind in ("bernoulli", "persistent") and self.p > 0.0:
+            return bool(stream(self.seed, Purpose.STRAGGLER, worker, round_).random() >= self.p)
         return True
 
     def arrives(self, source: int, dest: int, round_: int) -> bool:
         """Tell whether the message of this round from ``source`` to ``dest`` is not lost."""
         if self.link_p == 0.0:
             return True
-        edge = source * self.n_workers + dest
+        edge = (source << 32) + dest  # the same stream whatever the number of workers
         return bool(stream(self.seed, Purpose.LINK, edge, round_).random() >= self.link_p)
 
     def duration_s(self, worker: int, round_: int) -> float:
@@ -106,6 +106,11 @@ class StragglerModel:
             return float(rng.pareto(2.0))  # Lomax with shape 2 has mean 1
         return 1.0
 
+    @property
+    def _cut_p(self) -> float:
+        """How often a learned deadline cuts a delayed gradient: it is a multiple of the median, delays included."""
+        return self.delay_p if self.delay_p < 0.5 else 0.0
+
     def scripted(self) -> StragglerModel:
         """Return a logical model that stands for a real one where no time passes.
 
@@ -114,19 +119,25 @@ class StragglerModel:
         """
         if self.kind == "slow":
             return StragglerModel(
-                "persistent", self.n_workers, self.seed, ranks=self.ranks, factor=self.factor, link_p=self.link_p
+                "persistent",
+                self.n_workers,
+                self.seed,
+                p=self._cut_p,
+                ranks=self.ranks,
+                factor=self.factor,
+                link_p=self.link_p,
             )
         if self.kind == "delays":
-            return StragglerModel("bernoulli", self.n_workers, self.seed, p=self.delay_p, link_p=self.link_p)
+            return StragglerModel("bernoulli", self.n_workers, self.seed, p=self._cut_p, link_p=self.link_p)
         return self
 
     def completion_rates(self) -> NDArray[np.float64]:
         """Return q_i, the share of rounds in which each worker finishes, shape (n_workers,)."""
         rates = np.ones(self.n_workers)
-        if self.kind == "bernoulli":
+        if self.kind in ("bernoulli", "persistent"):
             rates -= self.p
         elif self.kind in ("slow", "delays"):
-            rates -= self.delay_p
+            rates -= self._cut_p
         if self.kind in ("persistent", "slow"):
             rates[list(self.ranks)] = 1.0 / max(1, round(self.factor))
         return rates

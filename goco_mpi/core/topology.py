@@ -59,7 +59,7 @@ class Topology:
         seen = {worker}
         frontier = [worker]
         while frontier:
-            frontier = [j for i in frontier for j in self._adjacency[i] if j not in seen]
+            frontier = list({j for i in frontier for j in self._adjacency[i]} - seen)
             seen.update(frontier)
         return seen
 
@@ -200,8 +200,7 @@ def random_regular(n_workers: int, *, degree: int, seed: int) -> Topology:
     check_range("topology.degree", degree, 0, n_workers - 1, f"There are {n_workers} workers.")
     if n_workers * degree % 2:
         raise InputError(
-            f"topology.degree times n_workers must be even. Got {degree} x {n_workers}. "
-            f"Use degree {degree - 1} or {degree + 1}."
+            f"topology.degree times n_workers must be even. Got {degree} x {n_workers}. Use degree {degree + 1}."
         )
     rng = stream(seed, Purpose.TOPOLOGY)
     return _from_networkx(nx.random_regular_graph(degree, n_workers, seed=rng))

@@ -103,7 +103,7 @@ def standardize(train: Dataset, test: Dataset) -> tuple[Dataset, Dataset]:
     mean = train.features.mean(axis=0)
     deviation = train.features.std(axis=0)
     # A column of one repeated value can show a rounding-sized deviation; it is still constant.
-    deviation[deviation <= 1e-12 * np.maximum(1.0, np.abs(mean))] = 1.0
+    deviation[deviation <= 1e-12 * np.abs(mean)] = 1.0
     return (
         Dataset((train.features - mean) / deviation, train.targets),
         Dataset((test.features - mean) / deviation, test.targets),

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
+import os
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +85,7 @@ def synthetic_least_squares(
 
 def _from_file(config: DataConfig) -> Dataset:
     path = Path(config.source)
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113 - a name too long for a file is no file, not an error
         raise InputError(
             f"data.source must be one of {', '.join(BUNDLED)}, synthetic, or a file. "
             f"There is no file {config.source!r} seen from {Path.cwd()}."
@@ -125,7 +128,7 @@ def _npz(path: Path) -> Dataset:
             )
         try:
             features, targets = arrays["features"], arrays["targets"]
-        except (ValueError, zipfile.BadZipFile) as error:
+        except (ValueError, EOFError, zlib.error, zipfile.BadZipFile) as error:
             raise InputError(f"data.source {str(path)!r} cannot be read: {error}.") from None
     return _numeric(path, features, targets)
 
@@ -133,12 +136,20 @@ def _npz(path: Path) -> Dataset:
 def _npy(path: Path, targets: str | None) -> Dataset:
     if targets is None:
         raise InputError(f"data.targets must name the .npy file with the targets of {str(path)!r}.")
-    return _numeric(path, _numpy_load(path), _numpy_load(Path(targets)))
+    if not os.path.isfile(targets):  # noqa: PTH113
+        raise InputError(f"data.targets must be a file. There is no file {targets!r} seen from {Path.cwd()}.")
+    arrays = [_numpy_load(file) for file in (path, Path(targets))]
+    if any(not isinstance(array, np.ndarray) for array in arrays):
+        raise InputError(
+            f"data.source {str(path)!r} and data.targets {targets!r} must be single .npy arrays, not .npz archives."
+        )
+    return _numeric(path, *arrays)
 
 
 def _numpy_load(path: Path) -> Any:
     try:
-        return np.load(path, allow_pickle=False)
+        with path.open("rb") as file:  # numpy leaves a damaged archive open
+            return np.load(io.BytesIO(file.read()), allow_pickle=False)
     except (ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"{str(path)!r} is not a numpy file of numbers: {error}.") from None
 

@@ -112,6 +112,22 @@ def test_hypercube_of_one_and_two_workers(n):
     assert topology.build("hypercube", n).edges == ((0, 1),) * (n - 1)
 
 
+@pytest.mark.parametrize("rows", [1, 2, 3, 4])
+@pytest.mark.parametrize("cols", [1, 2, 3, 5])
+@pytest.mark.parametrize("kind", ["grid", "torus"])
+def test_grid_neighbors_are_a_step_away_along_a_row_or_a_column(kind, rows, cols):
+    graph = topology.build(kind, rows * cols, rows=rows)
+
+    def steps(place, length):
+        around = [(place + 1) % length, (place - 1) % length] if kind == "torus" else [place + 1, place - 1]
+        return {there for there in around if 0 <= there < length and there != place}
+
+    for r in range(rows):
+        for c in range(cols):
+            expected = {other * cols + c for other in steps(r, rows)} | {r * cols + other for other in steps(c, cols)}
+            assert set(graph.neighbors(r * cols + c)) == expected
+
+
 def test_hypercube_neighbors_differ_in_one_bit():
     graph = topology.build("hypercube", 16)
     assert all((a ^ b).bit_count() == 1 for a, b in graph.edges)
