@@ -89,14 +89,22 @@ class RunRecord:
 
 
 def refuse_existing(out: Path, force: bool) -> None:
-    """Refuse to run when the result would destroy an earlier one.
+    """Refuse to run when the result could not be written, or would destroy an earlier one.
 
     Raises
     ------
     InputError
-        If ``out`` exists and ``force`` is not given, or is no run directory at all.
+        If ``out`` exists and ``force`` is not given, or is no run directory at all, or its place
+        cannot be written to.
     """
-    if not out.exists():
+    try:
+        exists = out.exists()
+        place = next(parent for parent in out.absolute().parents if parent.exists())
+    except OSError as error:
+        raise InputError(f"--out {str(out)!r} cannot be a directory: {error.strerror}.") from None
+    if not place.is_dir() or not os.access(place, os.W_OK):
+        raise InputError(f"--out {str(out)!r} cannot be written: {str(place)!r} is no directory one may write to.")
+    if not exists:
         return
     if out.is_dir() and not any(out.iterdir()):
         return

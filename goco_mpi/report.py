@@ -5,6 +5,7 @@ Reads records only and never computes a result anew.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,9 @@ import numpy as np
 
 from goco_mpi.errors import InputError
 from goco_mpi.record import RunRecord
+
+WIDTH = 120
+"""Columns of a table in a log or a pipe."""
 
 
 def time_to_gap(run: RunRecord, gap: float) -> float | None:
@@ -37,7 +41,7 @@ def waiting_share(run: RunRecord) -> float:
 
 
 def print_table(runs: Sequence[RunRecord], reference: RunRecord | None, gap: float) -> None:
-    """Print one line a run.
+    """Print one line a run: seconds and rounds to the gap, seconds relative to the first run's.
 
     Parameters
     ----------
@@ -60,7 +64,7 @@ def print_table(runs: Sequence[RunRecord], reference: RunRecord | None, gap: flo
         if run.run["result"]["wall_s"] is None:
             raise InputError(f"{str(run.path)!r} is a simulation, in which no time passes. Report real runs.")
     table = Table(header_style="bold", row_styles=["bold"] + [""] * len(runs))
-    table.add_column("run")
+    table.add_column("run", no_wrap=True)
     for title in (
         f"time to gap {gap:g}",
         "against first",
@@ -86,13 +90,15 @@ def print_table(runs: Sequence[RunRecord], reference: RunRecord | None, gap: flo
             _figure(result["suboptimality"], "{:.1e}"),
             "-" if result["test_accuracy"] is None else f"{100 * result['test_accuracy']:.1f} %",
         )
-    console = Console()
+    # Where there is no terminal there is no width to fit into either.
+    console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
     console.print(table)
     if reference is not None:
         share = round_rate(runs[0]) / round_rate(reference)
         console.print(
             f"{_label(runs[0])}: its fast ranks go through {round_rate(runs[0]):.1f} rounds a second, and through "
-            f"{round_rate(reference):.1f} when no rank is slow: {100 * share:.0f} % of full speed."
+            f"{round_rate(reference):.1f} when no rank is slow: {100 * share:.0f} % of full speed.",
+            soft_wrap=True,
         )
 
 

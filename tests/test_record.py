@@ -175,7 +175,7 @@ def test_a_failed_swap_puts_an_earlier_run_back(tmp_path, monkeypatch):
 
 def test_a_parent_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(RunError, match="cannot be written"):
+    with pytest.raises(InputError, match="cannot be written"):
         write(tmp_path / "file" / "run")
 
 

@@ -50,7 +50,8 @@ def exchange(session: Session, kind: str, n_params: int, repeats: int) -> list[f
     def ours() -> None:
         nonlocal round_
         for _ in range(rounds):
-            gossip.offer(round_, params)
+            gossip.blank()
+            gossip.offer(round_)
             gossip.wait(round_)
             round_ += 1
 

@@ -10,7 +10,6 @@ import math
 import statistics
 import time
 from collections import deque
-from collections.abc import Sequence
 
 from mpi4py import MPI
 
@@ -18,13 +17,13 @@ SPINS = 20
 """Tests before the first sleep: a message that is already there costs no sleep."""
 
 
-def waitsome_until(requests: Sequence[MPI.Request], deadline: float, poll_s: float) -> list[int]:
+def waitsome_until(requests: list[MPI.Request], deadline: float, poll_s: float) -> list[int]:
     """Return the indices of completed requests, as soon as there is one or at the deadline.
 
     Parameters
     ----------
-    requests : sequence of MPI.Request
-        Completed ones become null requests.
+    requests : list of MPI.Request
+        Completed ones become null, or inactive if they are persistent.
     deadline : float
         On the clock of `time.perf_counter`, in seconds; in the past: test once.
     poll_s : float
@@ -37,7 +36,7 @@ def waitsome_until(requests: Sequence[MPI.Request], deadline: float, poll_s: flo
     """
     spins = 0
     while True:
-        indices = MPI.Request.Testsome(list(requests))
+        indices = MPI.Request.Testsome(requests)
         if indices is None:
             return []
         if indices:
@@ -49,14 +48,14 @@ def waitsome_until(requests: Sequence[MPI.Request], deadline: float, poll_s: flo
             time.sleep(poll_s)
 
 
-def waitany_until(requests: Sequence[MPI.Request], deadline: float, poll_s: float) -> int | None:
+def waitany_until(requests: list[MPI.Request], deadline: float, poll_s: float) -> int | None:
     """Return the index of one completed request, or None at the deadline.
 
     Parameters are those of `waitsome_until`; the other requests are left as they are.
     """
     spins = 0
     while True:
-        index, completed = MPI.Request.Testany(list(requests))
+        index, completed = MPI.Request.Testany(requests)
         if completed:
             return None if index == MPI.UNDEFINED else index
         if time.perf_counter() >= deadline:

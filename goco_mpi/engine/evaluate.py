@@ -19,7 +19,7 @@ def history(session: Session, objective: Objective, rows: WorkerRows, snapshots:
     """Evaluate the mean of the parameters at every recorded round. Collective.
 
     A rank that was elsewhere in a round counts with what it had then: its newest older
-    snapshot. The time of a row is the median over the ranks that went through the round.
+    snapshot. The time of a row is when the median rank had come that far.
 
     Returns
     -------
@@ -31,16 +31,16 @@ def history(session: Session, objective: Objective, rows: WorkerRows, snapshots:
     table = []
     for round_ in sorted(set().union(*comm.allgather(snapshots.rounds))):
         place = int(np.searchsorted(snapshots.rounds, round_, side="right")) - 1
-        here = snapshots.rounds[place] == round_
         params = snapshots.params[place]
         mean = np.empty_like(params)
         comm.Allreduce(params, mean)
         mean /= session.size
-        times = comm.allgather(snapshots.times_s[place] if here else None)
+        passed = int(np.searchsorted(snapshots.rounds, round_, side="left"))
+        times = comm.allgather(snapshots.times_s[passed])
         table.append(
             {
                 "round": round_,
-                "wall_s": float(np.median([time for time in times if time is not None])),
+                "wall_s": float(np.median(times)),
                 **_evaluate_mean(session, objective, rows, mean, params),
             }
         )

@@ -7,6 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 from mpi4py import MPI
@@ -15,17 +16,19 @@ from numpy.typing import NDArray
 from goco_mpi.core import gossip
 from goco_mpi.core.gossip import Received
 from goco_mpi.engine.deadline import Deadline, waitany_until, waitsome_until
-from goco_mpi.engine.slots import FAILED, GOODBYE, HEADER, Outbox, ReceiveSlot, SendSlot
+from goco_mpi.engine.slots import FAILED, GOODBYE, HEADER, Message, Outbox, ReceiveSlot, SendSlot
 from goco_mpi.engine.suspicion import Suspicion
 from goco_mpi.errors import RunError
 
 Array = NDArray[np.float64]
 
-WAIT_WEIGHT = 12.0
-"""How much more a second of waiting counts than a second of work when the deadline is learned.
+NETWORK_WEIGHT = 12.0
+"""How much more a second in the network counts than a second of work when the deadline is learned.
 
 With ``deadline.gossip_factor = 0.25`` the deadline is a quarter of the work of a round plus three
-times the usual wait: short where messages are quick, and never below what the network needs."""
+times what the network usually takes: short where messages are quick, and never below what they
+need. A wait that a neighbour's longer work explains is not the network's, or the deadline would
+learn to wait for a slow neighbour."""
 
 _TAG = 1
 
@@ -67,15 +70,19 @@ class Exchange(ABC):
         """Take in what has arrived, without waiting."""
 
     @abstractmethod
-    def offer(self, round_: int, params: Array) -> None:
-        """Send a copy of ``params`` as this round's vector."""
+    def blank(self) -> Array:
+        """Return the vector to fill and then offer, shape (n_params,); leave it alone once offered."""
+
+    @abstractmethod
+    def offer(self, round_: int) -> None:
+        """Send the vector that `blank` returned as this round's."""
 
     @abstractmethod
     def wait(self, round_: int) -> None:
         """Wait for this round's vectors, at most until the deadline."""
 
     @abstractmethod
-    def result(self, round_: int, own: Array, out: Array) -> None:
+    def result(self, round_: int, out: Array) -> None:
         """Write the mixed vector (gossip) or the mean (allreduce) into ``out``."""
 
     @abstractmethod
@@ -140,20 +147,45 @@ class GossipExchange(Exchange):
         self._poll_s = poll_s
         self._arrives = arrives
         self._outbox = Outbox(n_params)
-        self._edges = [
-            _Edge(j, SendSlot(self._isend_to(j)), ReceiveSlot(n_params, self._irecv_from(j)), Suspicion())
-            for j in neighbors
-        ]
+        self._message = self._outbox.blank()
+        self._message.users += 1
+        self._persistent: list[MPI.Prequest] = []
+        self._edges = [self._edge(neighbor, n_params) for neighbor in neighbors]
+        # What is tested together: a receive and a send for each edge, null where nothing is under way.
+        self._requests: list[MPI.Request] = [edge.receive.request for edge in self._edges]
+        self._requests += [MPI.REQUEST_NULL for _ in neighbors]
         self._message_bytes = (HEADER + n_params) * 8
         self._round = 0
-        self._last_wait_end = time.perf_counter()
+        self._busy_since = time.perf_counter()
+        self._busy_s = 0.0
         self._counts = ExchangeCounts()
 
-    def _isend_to(self, dest: int) -> Callable[[Array], MPI.Request]:
-        return lambda buffer: self._graph.Isend(buffer, dest, _TAG)
+    def _edge(self, neighbor: int, n_params: int) -> _Edge:
+        """Set up one edge on persistent requests, one a buffer: cheaper to start than new ones."""
+        buffers = np.zeros((2, HEADER + n_params))
+        receives = [self._graph.Recv_init(buffer, neighbor, _TAG) for buffer in buffers]
+        sends: dict[Message, MPI.Prequest] = {}
+        self._persistent += receives
 
-    def _irecv_from(self, source: int) -> Callable[[Array], MPI.Request]:
-        return lambda buffer: self._graph.Irecv(buffer, source, _TAG)
+        def receive(index: int) -> MPI.Request:
+            receives[index].Start()
+            return receives[index]
+
+        def send(message: Message) -> MPI.Request:
+            if message not in sends:
+                sends[message] = self._graph.Send_init(message.buffer, neighbor, _TAG)
+                self._persistent.append(sends[message])
+            sends[message].Start()
+            return sends[message]
+
+        return _Edge(neighbor, SendSlot(send), ReceiveSlot(buffers, receive), Suspicion())
+
+    def blank(self) -> Array:
+        """Return the vector to fill, in the very message that will carry it."""
+        self._message.users -= 1
+        self._message = self._outbox.blank()
+        self._message.users += 1  # ours, beside the slots'
+        return self._message.params
 
     def drain(self) -> None:
         """Take in what has arrived and start sends that were waiting."""
@@ -161,39 +193,42 @@ class GossipExchange(Exchange):
 
     def _progress(self, deadline: float) -> None:
         """Complete whatever is complete; wait for the first such until ``deadline``."""
+        for index in waitsome_until(self._requests, deadline, self._poll_s):
+            if index < len(self._edges):
+                edge = self._edges[index]
+                edge.receive.complete(partial(self._arrives, edge.neighbor))
+                self.newest_round = max(self.newest_round, edge.receive.heard_round)
+                self.failed |= edge.receive.failed
+                self._listen(index)
+            else:
+                slot = self._edges[index - len(self._edges)].send
+                slot.complete()
+                self._requests[index] = MPI.REQUEST_NULL if slot.request is None else slot.request
+
+    def _listen(self, index: int) -> None:
+        """Test an edge's posted receive from now on, unless it must not be heard yet."""
+        slot = self._edges[index].receive
         # Synchronous means mixing exactly this round's vectors: a neighbour who is already here
         # is not listened to again before that, or its next one would win.
-        receiving = [
-            edge
-            for edge in self._edges
-            if edge.receive.request is not None and not (self._synchronous and edge.receive.heard_round >= self._round)
-        ]
-        sending = [edge for edge in self._edges if edge.send.request is not None]
-        requests = [edge.receive.request for edge in receiving] + [edge.send.request for edge in sending]
-        if not requests:
-            return
-        for index in waitsome_until(requests, deadline, self._poll_s):
-            if index < len(receiving):
-                self._take_in(receiving[index])
-            else:
-                sending[index - len(receiving)].send.complete()
+        deaf = slot.request is None or (self._synchronous and slot.heard_round >= self._round)
+        self._requests[index] = MPI.REQUEST_NULL if deaf else slot.request
 
-    def _take_in(self, edge: _Edge) -> None:
-        edge.receive.complete(lambda round_: self._arrives(edge.neighbor, round_))
-        self.newest_round = max(self.newest_round, edge.receive.heard_round)
-        self.failed |= edge.receive.failed
-
-    def offer(self, round_: int, params: Array) -> None:
-        """Hand a copy of ``params`` to every slot."""
+    def offer(self, round_: int) -> None:
+        """Hand the message to every slot."""
         self._round = round_
-        self._send(round_, 0, params)
+        if self._synchronous:
+            for index in range(len(self._edges)):
+                self._listen(index)
+        self._send(round_, 0)
 
-    def _send(self, round_: int, flags: int, params: Array) -> None:
+    def _send(self, round_: int, flags: int) -> None:
         while self._synchronous and any(edge.send.crowded for edge in self._edges):
             self._progress(math.inf)  # the neighbours need every round's vector
-        message = self._outbox.write(round_, flags, params)
-        for edge in self._edges:
-            edge.send.offer(message)
+        self._busy_s = time.perf_counter() - self._busy_since
+        self._message.buffer[:HEADER] = round_, flags, self._busy_s
+        for index, edge in enumerate(self._edges, len(self._edges)):
+            edge.send.offer(self._message)
+            self._requests[index] = edge.send.request
 
     def wait(self, round_: int) -> None:
         """Wait until every trusted neighbour has delivered this round, or the deadline."""
@@ -201,23 +236,23 @@ class GossipExchange(Exchange):
         deadline = start + self._deadline.seconds
         self.drain()
         trusted = [edge for edge in self._edges if not edge.suspicion.suspect]
-        while not self.failed and any(_lags(edge, round_) for edge in trusted):
-            if time.perf_counter() >= deadline:
-                break
+        awaited = [edge for edge in trusted if _lags(edge, round_)]
+        while awaited and not self.failed and time.perf_counter() < deadline:
             self._progress(deadline)
-        end = time.perf_counter()
+            awaited = [edge for edge in awaited if _lags(edge, round_)]
+        self._busy_since = time.perf_counter()
         if trusted:
-            busy = start - self._last_wait_end
-            self._deadline.observe(busy + WAIT_WEIGHT * (end - start))
-        self._last_wait_end = end
+            explained = max(max(edge.receive.busy_s for edge in trusted) - self._busy_s, 0.0)
+            network_s = max(self._busy_since - start - explained, 0.0)
+            self._deadline.observe(self._busy_s + NETWORK_WEIGHT * network_s)
         for edge in self._edges:
             late, was_suspect = _lags(edge, round_), edge.suspicion.suspect
             self._counts.missed += late
             edge.suspicion.judge(edge.receive.heard_round, missed=late and not was_suspect)
             self._counts.suspected += edge.suspicion.suspect and not was_suspect
 
-    def result(self, round_: int, own: Array, out: Array) -> None:
-        """Mix ``own`` with the neighbours' newest vectors by the rule that the age limit stands for."""
+    def result(self, round_: int, out: Array) -> None:
+        """Mix the vector sent with the neighbours' newest by the rule that the age limit stands for."""
         inbox = [
             Received(
                 edge.receive.value,
@@ -225,7 +260,7 @@ class GossipExchange(Exchange):
             )
             for edge in self._edges
         ]
-        gossip.mix(own, self._weights, inbox, self._age_limit, out)
+        gossip.mix(self._message.params, self._weights, inbox, self._age_limit, out)
 
     def close(self, round_: int, params: Array, failed: bool, time_limit_s: float) -> None:
         """Say goodbye on every edge, take in every neighbour's, and wait for all ranks.
@@ -239,15 +274,20 @@ class GossipExchange(Exchange):
         """
         end = time.perf_counter() + time_limit_s
         self._synchronous = False  # nothing is mixed any more: listen to everyone
-        self._send(round_, GOODBYE | (FAILED if failed else 0), params)
+        for index in range(len(self._edges)):
+            self._listen(index)
+        self.blank()[:] = params
+        # Also who stops because a neighbour failed says so, for those who do not know that one.
+        self._send(round_, GOODBYE | (FAILED if failed or self.failed else 0))
         while any(edge.send.request is not None or edge.receive.request is not None for edge in self._edges):
             self._progress(end)
             if time.perf_counter() >= end:
                 silent = [edge.neighbor for edge in self._edges if not edge.receive.goodbye]
                 raise RunError(f"ranks {silent} did not end. {_shutdown_advice(time_limit_s)}")
-        request = self._graph.Ibarrier()
-        if waitany_until([request], end, max(self._poll_s, 1e-4)) is None:
+        if waitany_until([self._graph.Ibarrier()], end, max(self._poll_s, 1e-4)) is None:
             raise RunError(f"not all ranks ended. {_shutdown_advice(time_limit_s)}")
+        for request in self._persistent:
+            request.Free()
         self._graph.Free()
 
     def counts(self) -> ExchangeCounts:
@@ -296,9 +336,12 @@ class AllreduceExchange(Exchange):
     def drain(self) -> None:
         """Do nothing: between two rounds an allreduce has nothing under way."""
 
-    def offer(self, round_: int, params: Array) -> None:
+    def blank(self) -> Array:
+        """Return the vector to fill: nothing is under way between two rounds."""
+        return self._sendbuf
+
+    def offer(self, round_: int) -> None:
         """Start the reduction."""
-        np.copyto(self._sendbuf, params)
         self._request = self._comm.Iallreduce(self._sendbuf, self._recvbuf, MPI.SUM)
         self._counts.messages_sent += 1
         self._counts.bytes_sent += self._sendbuf.nbytes
@@ -308,7 +351,7 @@ class AllreduceExchange(Exchange):
         waitsome_until([self._request], math.inf, self._poll_s)
         self._counts.messages_received += 1
 
-    def result(self, round_: int, own: Array, out: Array) -> None:
+    def result(self, round_: int, out: Array) -> None:
         """Write the mean over all ranks."""
         np.divide(self._recvbuf, self._comm.Get_size(), out=out)
 

@@ -15,9 +15,10 @@ OPEN_MPI = "Open MPI mpiexec"
 # In the order of trust: mpiexec inside a Slurm job leaves Slurm's own step variables in place,
 # and those then count its proxies, one a node.
 _LAUNCHERS = (
-    (OPEN_MPI, "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_SIZE"),
-    ("mpiexec (PMI)", "PMI_SIZE", "PMI_RANK", "MPI_LOCALNRANKS"),
-    ("srun", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_STEP_TASKS_PER_NODE"),
+    (OPEN_MPI, "OMPI_COMM_WORLD_SIZE", "OMPI_COMM_WORLD_RANK", ("OMPI_COMM_WORLD_LOCAL_SIZE",)),
+    # Hydra's mpiexec, or srun --mpi=pmi2, which does not count a node's ranks in PMI's terms.
+    ("mpiexec (PMI)", "PMI_SIZE", "PMI_RANK", ("MPI_LOCALNRANKS", "SLURM_STEP_TASKS_PER_NODE")),
+    ("srun", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID", ("SLURM_STEP_TASKS_PER_NODE",)),
 )
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -54,12 +55,8 @@ def inspect(environment: Mapping[str, str] = os.environ) -> Launch:
     for launcher, size, rank, local in _LAUNCHERS:
         if size in environment:
             n_ranks = _leading_int(environment[size], 1)
-            return Launch(
-                launcher,
-                n_ranks,
-                _leading_int(environment.get(rank, ""), 0),
-                _leading_int(environment.get(local, ""), n_ranks),
-            )
+            n_local = next((environment[name] for name in local if name in environment), "")
+            return Launch(launcher, n_ranks, _leading_int(environment.get(rank, ""), 0), _leading_int(n_local, n_ranks))
     return Launch("none", None, 0, 1)
 
 

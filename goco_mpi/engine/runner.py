@@ -149,7 +149,6 @@ class RoundLoop:
         self.params = np.zeros(objective.n_params)
         self._point = np.zeros_like(self.params)
         self._gradient = np.zeros_like(self.params)
-        self._outgoing = np.zeros_like(self.params)
         self._exchanged = np.zeros_like(self.params)
 
     def run(self) -> bool:
@@ -184,13 +183,13 @@ class RoundLoop:
         That is the newest round heard of, where the neighbours are further than the next.
         """
         step_size = self._step_size(self.round)
-        self._method.local_step(self.params, gradient, step_size, self._outgoing)
-        self._exchange.offer(self.round, self._outgoing)
+        self._method.local_step(self.params, gradient, step_size, self._exchange.blank())
+        self._exchange.offer(self.round)
         if wait:
             start = time.perf_counter()
             self._exchange.wait(self.round)
             self.counts.wait_s += time.perf_counter() - start
-        self._exchange.result(self.round, self._outgoing, self._exchanged)
+        self._exchange.result(self.round, self._exchanged)
         self._method.combine(self.params, self._exchanged, step_size, self.params)
         following = max(self.round + 1, self._exchange.newest_round)
         self.counts.rounds += 1

@@ -21,7 +21,7 @@ THREADS = launcher.limit_threads(LAUNCH)  # before mpi4py or anything else impor
 try:
     import mpi4py
 
-    # MPI starts below, once it is clear that it can: MPICH under Open MPI's launcher aborts in its start.
+    # MPI starts at the end of this module: MPICH under Open MPI's launcher would abort in its start.
     mpi4py.rc.initialize = False
     mpi4py.rc.finalize = True
     from mpi4py import MPI
@@ -58,7 +58,6 @@ class Session:
     def __init__(
         self, comm: MPI.Intracomm | None = None, expected_ranks: int | None = None, guard: bool = True
     ) -> None:
-        start_mpi()
         parent: MPI.Intracomm = MPI.COMM_WORLD if comm is None else comm
         if comm is None and guard:
             _guard_world_size(parent.Get_size(), expected_ranks)
@@ -184,7 +183,7 @@ class Session:
         }
 
 
-def start_mpi() -> None:
+def _start_mpi() -> None:
     """Start MPI unless it runs already.
 
     Raises
@@ -230,3 +229,6 @@ def _mismatch(cause: str) -> InputError:
 
 def _library() -> str:
     return " ".join(MPI.Get_library_version().splitlines()[0].strip("\0 ").split(",")[0].split())
+
+
+_start_mpi()  # as importing mpi4py does, but not before it is clear that it can

@@ -107,8 +107,10 @@ def test_the_limit_reaches_the_blas(mpiexec: list[str]) -> None:
     # The order of imports is what makes it work, so it is a real process that must show it.
     program = (
         "from goco_mpi.engine.session import THREADS\n"
-        "import numpy, threadpoolctl\n"
-        "print(THREADS, *{p['num_threads'] for p in threadpoolctl.threadpool_info() if p['user_api'] == 'blas'})\n"
+        "import numpy, os, threadpoolctl\n"
+        "pools = {p['num_threads'] for p in threadpoolctl.threadpool_info() if p['user_api'] == 'blas'}\n"
+        # One write a rank: the pieces of two prints may come out mixed.
+        "os.write(1, (' '.join(map(str, [THREADS, *pools])) + chr(10)).encode())\n"
     )
     environment = {name: value for name, value in os.environ.items() if name not in BLAS}
     ran = subprocess.run(

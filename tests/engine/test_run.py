@@ -1,0 +1,297 @@
+"""Whole runs on MPI where time passes: slow ranks, delays, deadlines, divergence."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from goco_mpi.config import parse_config
+from goco_mpi.core import topology
+from goco_mpi.engine.session import Session
+from goco_mpi.engine.slots import HEADER
+from goco_mpi.engine.train import train
+from goco_mpi.errors import InputError, RunError
+from goco_mpi.experiment import lay_out, load_problem
+from goco_mpi.record import Outcome
+
+INF = math.inf
+
+
+@pytest.fixture
+def session() -> Iterator[Session]:
+    """A session that is left to the test harness where a test fails.
+
+    As a context manager it would abort the job itself, before pytest has said what failed.
+    """
+    session = Session()
+    yield session
+    session.close()
+
+
+def experiment(size: int, **tables: Any) -> dict[str, Any]:
+    raw: dict[str, Any] = {
+        "seed": 5,
+        "rounds": 60,
+        "data": {"source": "breast_cancer", "partition": "by_label", "shards": 8, "standardize": True},
+        "objective": {"kind": "logistic", "l2": 1e-2},
+        "topology": {"kind": "ring"},
+        "placement": {"replication": min(2, size)},
+        "record": {"every": 7},
+    }
+    for name, value in tables.items():
+        raw[name] = {**raw.get(name, {}), **value} if isinstance(value, dict) else value
+    return raw
+
+
+def run(session: Session, raw: dict[str, Any]) -> Outcome | None:
+    outcome = train(parse_config(raw), session)
+    assert (outcome is not None) == (session.rank == 0)
+    if outcome is not None:
+        check(outcome, raw, session.size)
+    return outcome
+
+
+def check(outcome: Outcome, raw: dict[str, Any], size: int) -> None:
+    """Check what holds of every run, however late anybody was."""
+    config = parse_config(raw)
+    assert [row["rank"] for row in outcome.ranks] == list(range(size))
+    assert np.isfinite(outcome.stacked_params).all()
+    assert outcome.wall_s is not None
+    assert outcome.wall_s == max(row["wall_s"] for row in outcome.ranks) > 0.0
+
+    rounds = [row["round"] for row in outcome.history]
+    times = [row["wall_s"] for row in outcome.history]
+    assert (rounds[0], times[0], rounds[-1]) == (0, 0.0, config.rounds)
+    assert rounds == sorted(set(rounds))
+    assert all(round_ % config.record.every == 0 for round_ in rounds[:-1])
+    assert times == sorted(times)
+    assert outcome.history[0]["consensus_distance"] == 0.0
+    for row in outcome.history:
+        assert math.isfinite(row["loss"])
+        assert math.isfinite(row["consensus_distance"])
+        assert 0.0 <= row["test_accuracy"] <= 1.0
+
+    allreduce = config.method.kind == "allreduce"
+    degrees = [0] * size
+    if not allreduce:
+        graph = lay_out(config, size).topology
+        degrees = [len(graph.neighbors(rank)) for rank in range(size)]
+        # Everything is drained at the end: what one sent another received.
+        assert sum(row["messages_sent"] for row in outcome.ranks) == sum(
+            row["messages_received"] for row in outcome.ranks
+        )
+    n_params = outcome.stacked_params.shape[1]
+    for row, degree in zip(outcome.ranks, degrees, strict=True):
+        assert row["bytes_sent"] == row["messages_sent"] * 8 * (n_params if allreduce else n_params + HEADER)
+        # Every round and the goodbye offered one vector to each neighbour: sent, or replaced by a newer.
+        if not allreduce:
+            assert row["messages_sent"] + row["superseded"] == (row["rounds"] + 1) * degree
+        assert row["missed"] <= row["rounds"] * degree
+        assert row["suspected"] <= row["missed"]
+        # A gradient ends in a round; the one that the end of the run cut short has none.
+        assert row["gradients"] + row["late_gradients"] <= row["rounds"] + 1
+        assert 0.0 <= row["compute_s"] + row["wait_s"] <= row["wall_s"]
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("culprit", ["first", "last"])
+@pytest.mark.parametrize("gossip_s", [1e-3, "auto"])
+def test_a_slow_rank_gives_few_gradients_and_the_others_go_on(
+    session: Session, gossip_s: float | str, culprit: str
+) -> None:
+    slow = 0 if culprit == "first" else session.size - 1
+    outcome = run(
+        session,
+        experiment(
+            session.size,
+            rounds=80,
+            stragglers={"kind": "slow", "ranks": [slow], "factor": 10.0, "work_s": 2e-3},
+            method={"weights": "coverage"},
+            deadline={"gossip_s": gossip_s},
+        ),
+    )
+    if outcome is None:
+        return
+    fast = [row for row in outcome.ranks if row["rank"] != slow]
+    assert outcome.ranks[slow]["gradients"] >= 1  # late ones are used all the same
+    for row in fast:
+        assert row["gradients"] + row["jumped"] >= 80 // 2
+        # Whoever waited for the slow rank would have as many as it has.
+        assert outcome.ranks[slow]["gradients"] <= row["gradients"] / 2
+    assert outcome.history[-1]["loss"] < 0.5 * outcome.history[0]["loss"]
+
+
+@pytest.mark.mpi(min_size=2)
+def test_without_deadlines_everybody_waits_for_the_slow_rank(session: Session) -> None:
+    # The contrast that shows the test above to be one of not waiting.
+    outcome = run(
+        session,
+        experiment(
+            session.size,
+            rounds=15,
+            deadline={"compute_s": INF, "gossip_s": INF},
+            stragglers={"kind": "slow", "ranks": [0], "factor": 5.0, "work_s": 1e-3},
+        ),
+    )
+    if outcome is not None:
+        for row in outcome.ranks:
+            assert (row["gradients"], row["rounds"], row["missed"], row["jumped"]) == (15, 15, 0, 0)
+
+
+@pytest.mark.mpi(min_size=1)
+@pytest.mark.parametrize("distribution", ["exponential", "pareto", "constant"])
+def test_random_delays(session: Session, distribution: str) -> None:
+    outcome = run(
+        session,
+        experiment(
+            session.size,
+            stragglers={
+                "kind": "delays",
+                "delay_p": 0.1,
+                "delay_s": 4e-3,
+                "work_s": 5e-4,
+                "distribution": distribution,
+            },
+        ),
+    )
+    if outcome is not None:
+        assert outcome.history[-1]["loss"] < 0.5 * outcome.history[0]["loss"]
+
+
+@pytest.mark.mpi(min_size=1)
+@pytest.mark.parametrize("mixing", ["stale", "fold"])
+def test_nobody_waits_with_a_gossip_deadline_of_zero(session: Session, mixing: str) -> None:
+    outcome = run(
+        session,
+        experiment(session.size, deadline={"compute_s": INF, "gossip_s": 0.0}, method={"mixing": mixing}),
+    )
+    if outcome is not None:
+        for row in outcome.ranks:
+            assert row["late_gradients"] <= 1  # none is cut; the last may be, by the others' end
+            assert row["wait_s"] < row["wall_s"]
+
+
+@pytest.mark.mpi(min_size=1)
+def test_no_gradient_meets_a_compute_deadline_of_zero(session: Session) -> None:
+    outcome = run(session, experiment(session.size, deadline={"compute_s": 0.0}))
+    if outcome is not None:
+        assert [row["gradients"] for row in outcome.ranks] == [0] * session.size
+        assert not outcome.stacked_params.any()
+        assert outcome.history[-1]["loss"] == outcome.history[0]["loss"]
+
+
+@pytest.mark.mpi(min_size=1)
+def test_a_gradient_cut_at_the_deadline_counts_as_late_and_its_vector_is_sent(session: Session) -> None:
+    # Rank 0 never finishes in time; it takes part in gossip and so learns from the others.
+    outcome = run(
+        session,
+        experiment(
+            session.size,
+            rounds=40,
+            deadline={"compute_s": 6e-3, "gossip_s": INF},
+            stragglers={"kind": "slow", "ranks": [0], "factor": 100.0, "work_s": 1e-3},
+        ),
+    )
+    if outcome is None:
+        return
+    assert outcome.ranks[0]["gradients"] == 0
+    assert outcome.ranks[0]["late_gradients"] > 0
+    moved = np.abs(outcome.stacked_params[0]).max()
+    assert moved > 1e-3 if session.size > 1 else moved == 0.0
+
+
+@pytest.mark.mpi(min_size=1)
+@pytest.mark.parametrize("method", ["goco", "dgd", "allreduce"])
+@pytest.mark.parametrize("kind", ["logistic", "softmax", "least_squares"])
+def test_a_diverging_run_ends_on_all_ranks_with_the_same_advice(session: Session, method: str, kind: str) -> None:
+    raw = experiment(
+        session.size,
+        rounds=10_000,
+        objective={"kind": kind, "l2": 1.0},
+        method={"kind": method},
+        step={"kind": "constant", "size": 1e6},
+    )
+    # Warnings are errors here: nothing overflows on the way.
+    with pytest.raises(RunError, match=r"diverged in round \d+.*step\.size") as caught:
+        train(parse_config(raw), session)
+    assert caught.value.agreed
+    assert len(set(session.comm.allgather(str(caught.value)))) == 1
+    assert session.agree(lambda: "the session is still of use")
+
+
+@pytest.mark.mpi(min_size=1)
+def test_bad_input_is_refused_on_all_ranks(session: Session) -> None:
+    for tables in (
+        {"placement": {"replication": session.size + 1}},
+        {"data": {"source": "nowhere.npz"}},
+        {"stragglers": {"kind": "slow", "ranks": [session.size]}},
+    ):
+        with pytest.raises(InputError) as caught:
+            train(parse_config(experiment(session.size, **tables)), session)
+        assert caught.value.agreed
+        assert len(set(session.comm.allgather(str(caught.value)))) == 1
+
+
+@pytest.mark.mpi(min_size=1)
+def test_more_workers_than_shards_leave_some_without_rows(session: Session) -> None:
+    outcome = run(
+        session,
+        experiment(
+            session.size, rounds=20, data={"shards": 1}, placement={"kind": "uncoded"}, topology={"kind": "complete"}
+        ),
+    )
+    if outcome is not None:
+        assert sum(row["rows"] > 0 for row in outcome.ranks) == 1
+        assert outcome.history[-1]["loss"] < outcome.history[0]["loss"]
+
+
+@pytest.mark.mpi(min_size=1)
+def test_the_recorded_loss_is_that_of_the_mean_parameters_on_all_samples(session: Session) -> None:
+    raw = experiment(session.size, rounds=10, record={"optimum": True})
+    outcome = run(session, raw)
+    if outcome is None:
+        return
+    problem = load_problem(parse_config(raw))
+    mean = outcome.stacked_params.mean(axis=0)
+    assert outcome.history[-1]["loss"] == pytest.approx(problem.objective.loss(mean, problem.pooled_rows()), rel=1e-12)
+    start = problem.objective.loss(np.zeros_like(mean), problem.pooled_rows())
+    assert outcome.history[0]["loss"] == pytest.approx(start, rel=1e-12)
+    assert outcome.loss_optimum == pytest.approx(problem.optimum())
+    right = problem.objective.accuracy(mean, problem.test.features, problem.test.targets)
+    assert right is not None
+    assert outcome.history[-1]["test_accuracy"] == pytest.approx(right.mean())
+
+
+@pytest.mark.mpi(min_size=1)
+def test_progress_rises_and_somebody_reaches_the_last_round(session: Session) -> None:
+    seen: list[int] = []
+    train(parse_config(experiment(session.size, rounds=12)), session, seen.append)
+    assert seen == sorted(set(seen))
+    # Whoever learns in the middle of a gradient that its neighbours are through ends there.
+    assert max(session.comm.allgather(max(seen, default=0))) == 12
+
+
+@pytest.mark.mpi(min_size=2)
+def test_ranks_without_a_common_neighbour_reach_consensus(session: Session) -> None:
+    try:
+        topology.build("hypercube", session.size)
+    except InputError:
+        return  # only powers of two form one
+    outcome = run(
+        session,
+        experiment(
+            session.size,
+            rounds=150,
+            topology={"kind": "hypercube"},
+            step={"kind": "decreasing", "size": 0.3, "tau": 5.0},
+            deadline={"compute_s": INF, "gossip_s": INF},
+        ),
+    )
+    if outcome is not None:
+        # The distance follows the step size, which falls thirtyfold: half leaves room for lateness.
+        distances = [row["consensus_distance"] for row in outcome.history]
+        assert distances[-1] <= 0.5 * max(distances)

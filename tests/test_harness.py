@@ -1,0 +1,132 @@
+"""The plugin in conftest.py: a failure on one rank is reported, and ends all ranks."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CONFTEST = Path(__file__).with_name("conftest.py")
+TIMEOUT_S = 60
+"""What a hanging job is ended by; a failing one takes seconds."""
+
+HEAD = """\
+import pytest
+from mpi4py import MPI
+world = MPI.COMM_WORLD
+"""
+
+
+def pytest_on_two_ranks(mpiexec: list[str], directory: Path, body: str) -> subprocess.CompletedProcess[str]:
+    shutil.copy(CONFTEST, directory)
+    (directory / "test_inner.py").write_text(HEAD + body)
+    (directory / "pytest.ini").write_text("[pytest]\naddopts = -p no:cacheprovider\n")
+    return subprocess.run(
+        [*mpiexec, "-n", "2", sys.executable, "-m", "pytest", "--only-mpi", "-q", "test_inner.py"],
+        cwd=directory,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+
+
+# In each, rank 0 waits for rank 1 and would do so for ever.
+FAILURES = {
+    "assertion": """
+@pytest.mark.mpi(min_size=2)
+def test_inner():
+    assert world.rank == 0, "the reason"
+    world.Barrier()
+""",
+    "import": """
+if world.rank == 1:
+    raise ValueError("the reason")
+world.Barrier()
+""",
+    "fixture": """
+@pytest.fixture
+def broken():
+    if world.rank == 1:
+        raise ValueError("the reason")
+
+@pytest.mark.mpi(min_size=2)
+def test_inner(broken):
+    world.Barrier()
+""",
+    "teardown": """
+@pytest.fixture
+def broken():
+    yield
+    if world.rank == 1:
+        raise ValueError("the reason")
+    world.Barrier()
+
+@pytest.mark.mpi(min_size=2)
+def test_inner(broken):
+    pass
+""",
+    "session": """
+from goco_mpi.engine.session import Session
+
+@pytest.mark.mpi(min_size=2)
+def test_inner():
+    with Session() as session:
+        assert session.rank == 0, "the reason"
+        session.comm.Barrier()
+""",
+}
+
+
+@pytest.mark.parametrize("where", FAILURES)
+def test_a_failure_on_one_rank_is_told_and_ends_all(mpiexec: list[str], tmp_path: Path, where: str) -> None:
+    ended = pytest_on_two_ranks(mpiexec, tmp_path, FAILURES[where])
+    assert ended.returncode != 0
+    assert "rank 1/2 FAILED" in ended.stderr
+    assert "test_inner.py" in ended.stderr
+    assert "the reason" in ended.stderr
+    assert "rank 0/2 FAILED" not in ended.stderr
+
+
+PASSING = """
+@pytest.mark.mpi(min_size=2)
+def test_on_two():
+    world.Barrier()
+
+@pytest.mark.mpi
+def test_on_any():
+    pass
+
+@pytest.mark.mpi(min_size=3)
+def test_on_three():
+    assert False
+
+def test_serial():
+    assert False
+"""
+
+
+def test_one_rank_reports_what_these_ranks_can_run(mpiexec: list[str], tmp_path: Path) -> None:
+    ended = pytest_on_two_ranks(mpiexec, tmp_path, PASSING)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert ended.stdout.count("2 passed, 2 deselected") == 1
+    assert "FAILED" not in ended.stdout + ended.stderr
+
+
+def test_mpi_tests_stay_out_of_a_serial_run(tmp_path: Path) -> None:
+    shutil.copy(CONFTEST, tmp_path)
+    (tmp_path / "test_inner.py").write_text(HEAD + PASSING.replace("assert False", "assert True"))
+    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = -p no:cacheprovider\n")
+    ended = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "test_inner.py"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=TIMEOUT_S,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "1 passed, 3 deselected" in ended.stdout
