@@ -21,6 +21,7 @@ from goco_mpi.simulation import Simulation
 
 HERE = Path(__file__).resolve().parent
 GAP = 0.01
+MOST_ROUNDS = 200
 SCALES = [1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0]
 # Rounds of an allreduce last as long as the slowest rank's: fewer do.
 VARIANTS = {
@@ -32,30 +33,27 @@ NO_STRAGGLERS = ["stragglers.ranks=[]", "stragglers.delay_p=0"]
 
 
 def best_scale(experiment: Path, overrides: list[str], n_ranks: int) -> float:
-    """Return the multiple of the automatic step that needs the fewest simulated rounds to the gap."""
-    best, fewest = SCALES[0], 200
-    target: float | None = None
+    """Return the smallest multiple of the automatic step within a fifth of the fewest simulated rounds to the gap."""
+    needed: dict[float, int] = {}
     for scale in SCALES:
-        config = read_config(experiment, [*overrides, f"step.scale={scale}", f"rounds={fewest}"])
+        config = read_config(experiment, [*overrides, f"step.scale={scale}", f"rounds={MOST_ROUNDS}"])
         simulation = Simulation(config, n_ranks)
         objective, pooled = simulation.problem.objective, simulation.problem.pooled_rows()
-        if target is None:
+        if not needed:
             start, optimum = objective.loss(np.zeros(objective.n_params), pooled), simulation.problem.optimum()
             target = optimum + GAP * (start - optimum)
-        rounds = 0
+        enough = round(1.2 * min(needed.values(), default=MOST_ROUNDS))
 
-        def short_of_target(round_: int, stacked_params: np.ndarray) -> bool:
-            nonlocal rounds
-            rounds = round_
-            return objective.loss(stacked_params.mean(axis=0), pooled) > target  # noqa: B023
+        def go_on(round_: int, stacked_params: np.ndarray) -> bool:
+            needed[scale] = round_  # noqa: B023
+            return round_ <= enough and objective.loss(stacked_params.mean(axis=0), pooled) > target  # noqa: B023
 
         try:
-            simulation.run(short_of_target)
+            simulation.run(go_on)
         except RunError:  # diverged, and so would any larger step
+            needed[scale] = MOST_ROUNDS
             break
-        if rounds < fewest:
-            best, fewest = scale, rounds
-    return best
+    return min(scale for scale in needed if needed[scale] <= 1.2 * min(needed.values()))
 
 
 def main() -> int:

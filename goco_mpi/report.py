@@ -66,13 +66,13 @@ def print_table(runs: Sequence[RunRecord], reference: RunRecord | None, gap: flo
     table = Table(header_style="bold", row_styles=["bold"] + [""] * len(runs))
     table.add_column("run", no_wrap=True)
     for title in (
-        f"time to gap {gap:g}",
-        "against first",
+        f"time to {gap:g}",
+        "ratio",
         "rounds",
         "rounds/s",
         "waiting",
         "final gap",
-        "test accuracy",
+        "accuracy",
     ):
         table.add_column(title, justify="right")
     times = [time_to_gap(run, gap) for run in runs]
