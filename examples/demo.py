@@ -27,7 +27,7 @@ SCALES = [1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 48.0]
 VARIANTS = {
     "goco_coded": [],
     "goco_uncoded": ["placement.kind=uncoded"],
-    "allreduce": ["method.kind=allreduce", "rounds=60"],
+    "allreduce": ["method.kind=allreduce", "rounds=40"],
 }
 NO_STRAGGLERS = ["stragglers.ranks=[]", "stragglers.delay_p=0"]
 

@@ -131,7 +131,7 @@ class DeadlineConfig(_Section, frozen=True):
     """For its neighbours' messages."""
     compute_factor: float = 2.0
     """auto: multiple of the running median of the rank's own gradient time."""
-    gossip_factor: float = 0.25
+    gossip_factor: float = 0.1
     """auto: multiple of the running median of the rank's own round time."""
     poll_s: float | str = "auto"
     """Sleep between two looks at the messages: seconds, or auto (0 where ranks have cores of their own)."""

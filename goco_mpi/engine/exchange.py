@@ -22,10 +22,10 @@ from goco_mpi.errors import RunError
 
 Array = NDArray[np.float64]
 
-NETWORK_WEIGHT = 12.0
+NETWORK_WEIGHT = 30.0
 """How much more a second in the network counts than a second of work when the deadline is learned.
 
-With ``deadline.gossip_factor = 0.25`` the deadline is a quarter of the work of a round plus three
+With ``deadline.gossip_factor = 0.1`` the deadline is a tenth of the work of a round plus three
 times what the network usually takes: short where messages are quick, and never below what they
 need. A wait that a neighbour's longer work explains is not the network's, or the deadline would
 learn to wait for a slow neighbour."""
@@ -246,9 +246,10 @@ class GossipExchange(Exchange):
             network_s = max(self._busy_since - start - explained, 0.0)
             self._deadline.observe(self._busy_s + NETWORK_WEIGHT * network_s)
         for edge in self._edges:
-            late, was_suspect = _lags(edge, round_), edge.suspicion.suspect
-            self._counts.missed += late
-            edge.suspicion.judge(edge.receive.heard_round, missed=late and not was_suspect)
+            lag = 0 if edge.receive.goodbye else round_ - edge.receive.heard_round
+            was_suspect = edge.suspicion.suspect
+            self._counts.missed += lag > 0
+            edge.suspicion.judge(edge.receive.heard_round, lag, missed=lag > 0 and not was_suspect)
             self._counts.suspected += edge.suspicion.suspect and not was_suspect
 
     def result(self, round_: int, out: Array) -> None:

@@ -11,6 +11,13 @@ import pytest
 
 from goco_mpi.config import parse_config
 from goco_mpi.core import topology
+from goco_mpi.core.methods import METHODS
+from goco_mpi.core.objectives import LeastSquares, WeightedRows
+from goco_mpi.core.schedules import StepSchedule
+from goco_mpi.core.stragglers import StragglerModel
+from goco_mpi.engine.deadline import Deadline
+from goco_mpi.engine.exchange import Exchange, ExchangeCounts
+from goco_mpi.engine.runner import RoundLoop, Snapshots
 from goco_mpi.engine.session import Session
 from goco_mpi.engine.slots import HEADER
 from goco_mpi.engine.train import train
@@ -117,11 +124,14 @@ def test_a_slow_rank_gives_few_gradients_and_the_others_go_on(
     if outcome is None:
         return
     fast = [row for row in outcome.ranks if row["rank"] != slow]
-    assert outcome.ranks[slow]["gradients"] >= 1  # late ones are used all the same
+    late = outcome.ranks[slow]
+    assert late["gradients"] >= 1  # late ones are used all the same
+    # In the middle of a gradient it goes on gossiping: most of its rounds bring none.
+    assert late["rounds"] > 1.5 * (late["gradients"] + late["late_gradients"])
     for row in fast:
         assert row["gradients"] + row["jumped"] >= 80 // 2
         # Whoever waited for the slow rank would have as many as it has.
-        assert outcome.ranks[slow]["gradients"] <= row["gradients"] / 2
+        assert late["gradients"] <= row["gradients"] / 2
     assert outcome.history[-1]["loss"] < 0.5 * outcome.history[0]["loss"]
 
 
@@ -295,3 +305,108 @@ def test_ranks_without_a_common_neighbour_reach_consensus(session: Session) -> N
         # The distance follows the step size, which falls thirtyfold.
         distances = [row["consensus_distance"] for row in outcome.history]
         assert distances[-1] < 0.5 * max(distances)
+
+
+class ScriptedExchange(Exchange):
+    """No neighbours at all, but what they would have told by a round is scripted."""
+
+    def __init__(self, heard: dict[int, int], fails_in: int | None = None) -> None:
+        self.heard = heard
+        self.fails_in = fails_in
+        self.offered: list[int] = []
+        self.vector = np.zeros(2)
+
+    def drain(self) -> None:
+        pass
+
+    def blank(self) -> np.ndarray:
+        return self.vector
+
+    def offer(self, round_: int) -> None:
+        self.offered.append(round_)
+
+    def wait(self, round_: int) -> None:
+        self.newest_round = self.heard.get(round_, self.newest_round)
+        self.failed = round_ == self.fails_in
+
+    def result(self, round_: int, out: np.ndarray) -> None:
+        np.copyto(out, self.vector)
+
+    def close(self, round_: int, params: np.ndarray, failed: bool, time_limit_s: float) -> None:
+        raise AssertionError("the loop does not close what it did not open")
+
+    def counts(self) -> ExchangeCounts:
+        return ExchangeCounts()
+
+
+def loop_over(exchange: Exchange, n_rounds: int = 10, step: float = 0.1) -> RoundLoop:
+    """Return the loop of one rank that minimises |x|^2 / 2 + |x - 1|^2 / 2, in two dimensions."""
+    return RoundLoop(
+        rank=0,
+        objective=LeastSquares(2, l2=1.0),
+        rows=WeightedRows(np.eye(2), np.ones(2), np.ones(2), 1.0),
+        method=METHODS["goco"],
+        exchange=exchange,
+        step_size=StepSchedule(step, None),
+        stragglers=StragglerModel("none", 1),
+        waits=False,
+        compute_deadline=Deadline(INF, 1.0),
+        n_rounds=n_rounds,
+        snapshots=Snapshots(every=2),
+        progress=lambda round_: None,
+    )
+
+
+def test_a_rank_jumps_to_the_newest_round_it_heard_of() -> None:
+    exchange = ScriptedExchange({3: 7})
+    loop = loop_over(exchange)
+    assert not loop.run()
+    assert exchange.offered == [0, 1, 2, 3, 7, 8, 9]
+    assert (loop.round, loop.counts.rounds, loop.counts.jumped, loop.counts.gradients) == (10, 7, 3, 7)
+
+
+def test_the_next_round_is_no_jump() -> None:
+    exchange = ScriptedExchange({t: t + 1 for t in range(10)})
+    loop = loop_over(exchange)
+    loop.run()
+    assert exchange.offered == list(range(10))
+    assert loop.counts.jumped == 0
+
+
+def test_a_rank_that_falls_behind_in_its_gradient_takes_part_in_the_newest_round() -> None:
+    exchange = ScriptedExchange({})
+    exchange.newest_round = 5  # the neighbours are there when its first gradient ends
+    loop = loop_over(exchange)
+    loop.run()
+    # Once with its unchanged vector, once with the gradient, and only then past it.
+    assert exchange.offered == [5, 5, 6, 7, 8, 9]
+
+
+def test_nothing_more_is_sent_once_the_neighbours_are_through() -> None:
+    exchange = ScriptedExchange({})
+    exchange.newest_round = 10
+    loop = loop_over(exchange)
+    assert not loop.run()
+    assert exchange.offered == []
+    assert (loop.counts.rounds, loop.counts.gradients, loop.counts.late_gradients) == (0, 0, 1)
+
+
+def test_it_ends_where_a_neighbour_failed() -> None:
+    exchange = ScriptedExchange({}, fails_in=4)
+    loop = loop_over(exchange)
+    assert not loop.run()  # it did not diverge itself
+    assert exchange.offered == [0, 1, 2, 3, 4]
+
+
+def test_rounds_alone_are_gradient_descent() -> None:
+    loop = loop_over(ScriptedExchange({}), n_rounds=200)
+    assert not loop.run()
+    np.testing.assert_allclose(loop.params, 0.5, rtol=1e-12)
+    assert loop_over(ScriptedExchange({}), n_rounds=10_000, step=1e3).run()  # diverges
+
+
+def test_parameters_that_are_no_numbers_are_divergence() -> None:
+    loop = loop_over(ScriptedExchange({}))
+    loop.params[:] = np.nan
+    assert loop.run()
+    assert loop.counts.rounds == 1
