@@ -39,7 +39,7 @@ run: $(READY)  ## train on real data with one rank ten times slower, and compare
 test: test-serial test-1 test-2 test-3 test-4 test-8  ## all tests: serial, then on 1, 2, 3, 4, 8 ranks
 
 test-serial: $(READY)
-	$(PYTEST) -m "not mpi" --goco-mpiexec '$(MPIEXEC)'
+	$(PYTEST) -m "not mpi" --goco-mpiexec='$(MPIEXEC)'
 
 test-%: $(READY)  ## the MPI tests on % ranks, such as make test-4
 	$(LIMIT) $(MPIEXEC) -n $* env $(PYTEST) --only-mpi -q tests/engine

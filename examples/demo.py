@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from goco_mpi.config import read_config
-from goco_mpi.errors import RunError
+from goco_mpi.errors import GocoError, RunError
 from goco_mpi.simulation import Simulation
 
 HERE = Path(__file__).resolve().parent
@@ -71,7 +71,8 @@ def main() -> int:
         settings = [word for override in overrides for word in ("--set", override)]
         command = [*options.mpiexec.split(), "-n", str(options.n), sys.executable, "-m", "goco_mpi", "run"]
         command += [str(options.experiment), *settings, "--out", str(out), "--force", "--quiet"]
-        subprocess.run(command, check=True)
+        if code := subprocess.run(command).returncode:
+            sys.exit(code)  # goco has said why
         return out
 
     print(f"{options.n} ranks; rank 3 is ten times slower, the others are held up now and then")
@@ -93,4 +94,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except GocoError as error:
+        sys.exit(f"demo: {error}")

@@ -222,13 +222,18 @@ class GossipExchange(Exchange):
         self._send(round_, 0)
 
     def _send(self, round_: int, flags: int) -> None:
-        while self._synchronous and any(edge.send.crowded for edge in self._edges):
-            self._progress(math.inf)  # the neighbours need every round's vector
+        if self._synchronous:
+            self._let_leave(math.inf)
         self._busy_s = time.perf_counter() - self._busy_since
         self._message.buffer[:HEADER] = round_, flags, self._busy_s
         for index, edge in enumerate(self._edges, len(self._edges)):
             edge.send.offer(self._message)
             self._requests[index] = edge.send.request
+
+    def _let_leave(self, end: float) -> None:
+        """Let waiting messages leave, lest the next supersedes them: synchronous neighbours need every round's."""
+        while any(edge.send.crowded for edge in self._edges) and time.perf_counter() < end:
+            self._progress(end)
 
     def wait(self, round_: int) -> None:
         """Wait until every trusted neighbour has delivered this round, or the deadline."""
@@ -266,7 +271,8 @@ class GossipExchange(Exchange):
     def close(self, round_: int, params: Array, failed: bool, time_limit_s: float) -> None:
         """Say goodbye on every edge, take in every neighbour's, and wait for all ranks.
 
-        Also neighbours who said goodbye first get one: they wait for it.
+        Also neighbours who said goodbye first get one: they wait for it. To be called once; after an
+        error the exchange is of no more use.
 
         Raises
         ------
@@ -274,6 +280,8 @@ class GossipExchange(Exchange):
             If a neighbour stays silent for ``time_limit_s``.
         """
         end = time.perf_counter() + time_limit_s
+        if self._synchronous:
+            self._let_leave(end)
         self._synchronous = False  # nothing is mixed any more: listen to everyone
         for index in range(len(self._edges)):
             self._listen(index)

@@ -41,7 +41,7 @@ class RunCounts:
     late_gradients : int
         Gradients dropped at the deadline, or by a straggler script.
     jumped : int
-        Rounds skipped to catch up with the neighbours.
+        Rounds skipped to catch up with the neighbours, between two gradients.
     compute_s, wait_s, wall_s : float
         Seconds in gradients, in waiting for neighbours, and in all.
     """
