@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 ifdef MPIEXEC
 extras := report,test,dev
 else
-MPIEXEC := $(BIN)/mpiexec
+MPIEXEC := $(abspath $(BIN))/mpiexec
 extras := $(EXTRA),report,test,dev
 endif
 SETTINGS := $(VENV)/.settings
