@@ -179,7 +179,7 @@ def test_optimum_is_below_the_loss_anywhere_nearby():
         ({"placement": {"replication": 7}}, 6, "placement.replication must be between 1 and 6. Got 7"),
         ({"placement": {"replication": 0}}, 6, "placement.replication must be between 1 and 6. Got 0"),
         ({"stragglers": {"kind": "bernoulli", "p": 1.0}}, 6, "stragglers.p must be at least 0 and below 1"),
-        ({"stragglers": {"ranks": [6]}}, 6, "stragglers.ranks must be between 0 and 5. Got 6"),
+        ({"stragglers": {"kind": "slow", "ranks": [6]}}, 6, "stragglers.ranks must be between 0 and 5. Got 6"),
         ({"stragglers": {"link_p": 1.0}}, 6, "stragglers.link_p must be at least 0 and below 1"),
     ],
 )

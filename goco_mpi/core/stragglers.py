@@ -68,9 +68,10 @@ class StragglerModel:
                     f"stragglers.{name} must be at least 0 and below 1. Got {value:g}. "
                     "At 1 nothing would ever arrive; 0.9 is already very late."
                 )
-        for rank in self.ranks:
+        chosen = self.ranks if self.kind in ("persistent", "slow") else ()
+        for rank in chosen:
             check_range("stragglers.ranks", rank, 0, self.n_workers - 1, f"There are {self.n_workers} workers.")
-        object.__setattr__(self, "_slow", frozenset(self.ranks))
+        object.__setattr__(self, "_slow", frozenset(chosen))
 
     def finishes(self, worker: int, round_: int) -> bool:
         """Tell whether a logical straggler finishes its gradient in this round."""

@@ -185,10 +185,15 @@ def test_scripting_names_the_logical_model():
         ({"link_p": math.nan}, "stragglers.link_p must be at least 0 and below 1. Got nan"),
         ({"delay_p": 1.5}, "stragglers.delay_p must be between 0 and 1. Got 1.5"),
         ({"delay_p": math.nan}, "stragglers.delay_p must be between 0 and 1. Got nan"),
-        ({"ranks": (0, 4)}, "stragglers.ranks must be between 0 and 3. Got 4. There are 4 workers"),
-        ({"ranks": (-1,)}, "stragglers.ranks must be between 0 and 3. Got -1"),
+        ({"kind": "slow", "ranks": (0, 4)}, "stragglers.ranks must be between 0 and 3. Got 4. There are 4 workers"),
+        ({"kind": "persistent", "ranks": (-1,)}, "stragglers.ranks must be between 0 and 3. Got -1"),
     ],
 )
 def test_impossible_lateness_is_refused_with_rule_and_value(options, message):
     with pytest.raises(InputError, match=message):
-        StragglerModel("bernoulli", 4, **options)
+        StragglerModel(**{"kind": "bernoulli", "n_workers": 4, **options})
+
+
+def test_ranks_that_the_kind_does_not_slow_are_not_looked_at():
+    # So that stragglers.kind = "none" turns an experiment's stragglers off, on any number of workers.
+    assert StragglerModel("none", 2, ranks=(7,)).completion_rates().tolist() == [1.0, 1.0]
