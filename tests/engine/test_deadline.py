@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -67,17 +66,6 @@ def test_the_window_forgets() -> None:
     for seconds in (9.0, 9.0, 9.0, 1.0, 1.0):
         deadline.observe(seconds)
     assert deadline.seconds == 1.0
-
-
-@pytest.fixture
-def session() -> Iterator[Session]:
-    """A session that is left to the test harness where a test fails.
-
-    As a context manager it would abort the job itself, before pytest has said what failed.
-    """
-    session = Session()
-    yield session
-    session.close()
 
 
 def ring(comm: MPI.Intracomm) -> tuple[int, int]:

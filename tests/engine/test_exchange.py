@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
@@ -18,17 +18,6 @@ INF = math.inf
 POLL_S = 5e-5
 LIMIT_S = 20.0
 """Bound on anything that would hang if it were wrong."""
-
-
-@pytest.fixture
-def session() -> Iterator[Session]:
-    """A session that is left to the test harness where a test fails.
-
-    As a context manager it would abort the job itself, before pytest has said what failed.
-    """
-    session = Session()
-    yield session
-    session.close()
 
 
 def ring(session: Session) -> list[int]:

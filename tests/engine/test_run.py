@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -26,17 +25,6 @@ from goco_mpi.experiment import lay_out, load_problem
 from goco_mpi.record import Outcome
 
 INF = math.inf
-
-
-@pytest.fixture
-def session() -> Iterator[Session]:
-    """A session that is left to the test harness where a test fails.
-
-    As a context manager it would abort the job itself, before pytest has said what failed.
-    """
-    session = Session()
-    yield session
-    session.close()
 
 
 def experiment(size: int, **tables: Any) -> dict[str, Any]:

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -25,17 +24,6 @@ SMALL = {
     "placement": {"replication": 1},
     "record": {"every": 5},
 }
-
-
-@pytest.fixture
-def session() -> Iterator[Session]:
-    """A session that is left to the test harness where a test fails.
-
-    As a context manager it would abort the job itself, before pytest has said what failed.
-    """
-    session = Session()
-    yield session
-    session.close()
 
 
 @pytest.mark.mpi(min_size=1)
