@@ -132,7 +132,7 @@ class DeadlineConfig(_Section, frozen=True):
     compute_factor: float = 2.0
     """auto: multiple of the running median of the rank's own gradient time."""
     gossip_factor: float = 0.1
-    """auto: multiple of the running median of the rank's own round time."""
+    """auto: multiple of the running median of a round's work and, weighted more, its time in the network."""
     poll_s: float | str = "auto"
     """Sleep between two looks at the messages: seconds, or auto (0 where ranks have cores of their own)."""
     shutdown_s: float = 60.0

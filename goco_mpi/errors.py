@@ -25,6 +25,14 @@ class RunError(GocoError):
     """The run started and could not be finished, or its result is not usable."""
 
 
+def divergence(round_: int, step_size: float) -> RunError:
+    """Return the error of a run whose parameters grow without bound, naming the setting to change."""
+    return RunError(
+        f"The run diverged in round {round_}: the parameters grow without bound. The step size "
+        f"{step_size:g} is too large. Lower step.size (or step.scale with step.kind = 'auto')."
+    )
+
+
 def check_range(name: str, value: float, low: float, high: float, hint: str = "") -> None:
     """Refuse a number outside [low, high] in the project's one wording.
 

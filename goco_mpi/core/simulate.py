@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from goco_mpi.core.objectives import Objective, WeightedRows
 from goco_mpi.core.stragglers import StragglerModel
-from goco_mpi.errors import RunError
+from goco_mpi.errors import divergence
 
 Array = NDArray[np.float64]
 Observe = Callable[[int, Array], bool]
@@ -80,17 +80,9 @@ def simulate(
         x = x - eta * g.mean(axis=0) if links is None else links.mix(x - eta * g, t)
         # Far below overflow, so that nothing computed from it warns or becomes NaN unseen.
         if not np.abs(x).max() < 1e100:
-            raise RunError(divergence_message(t, eta))
+            raise divergence(t, eta)
     observe(n_rounds, x)
     return x
-
-
-def divergence_message(round_: int, step_size: float) -> str:
-    """Say that the parameters grew without bound, and which setting to change."""
-    return (
-        f"The run diverged in round {round_}: the parameters grow without bound. The step size "
-        f"{step_size:g} is too large. Lower step.size (or step.scale with step.kind = 'auto')."
-    )
 
 
 class _LossyLinks:

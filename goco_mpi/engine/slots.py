@@ -161,7 +161,7 @@ class ReceiveSlot:
         self.goodbye = bool(flags & GOODBYE)
         self.failed = bool(flags & FAILED)
         self.heard_round = max(self.heard_round, round_)
-        # A goodbye repeats a vector already sent; a script that lost that one loses it still.
+        # A goodbye carries the final parameters, and is mixed like any vector where rounds go on.
         if arrives(round_) and (self.value_round is None or round_ >= self.value_round):
             self.value_round = round_
             self._posted = 1 - self._posted

@@ -14,13 +14,12 @@ from numpy.typing import NDArray
 from goco_mpi.config import RunConfig
 from goco_mpi.core import gossip, mixing, objectives
 from goco_mpi.core.objectives import Objective
-from goco_mpi.core.simulate import divergence_message
 from goco_mpi.engine import evaluate
 from goco_mpi.engine.deadline import Deadline
 from goco_mpi.engine.exchange import AllreduceExchange, Exchange, GossipExchange
 from goco_mpi.engine.runner import RoundLoop, Snapshots
 from goco_mpi.engine.session import THREADS, Session
-from goco_mpi.errors import RunError
+from goco_mpi.errors import divergence
 from goco_mpi.experiment import Layout, Problem, WorkerRows, lay_out, load_problem, step_schedule
 from goco_mpi.record import Outcome
 
@@ -165,6 +164,6 @@ def _refuse_divergence(session: Session, round_: int | None, step_size: float) -
     """End the run on all ranks if one diverged. Collective."""
     rounds = [r for r in session.comm.allgather(round_) if r is not None]
     if rounds:
-        error = RunError(divergence_message(min(rounds), step_size))
+        error = divergence(min(rounds), step_size)
         error.agreed = True
         raise error
