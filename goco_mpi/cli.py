@@ -1,4 +1,4 @@
-"""The command line: ``goco run | simulate | report | bench | info``."""
+"""The command line: ``goco run | simulate | replay | report | bench | info``."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from goco_mpi import __version__
 from goco_mpi.errors import GocoError, RunError, check_range
 
 if TYPE_CHECKING:
-    from goco_mpi.config import RunConfig
     from goco_mpi.engine.session import Session
     from goco_mpi.record import Outcome
+    from goco_mpi.schema import RunConfig
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -52,11 +52,18 @@ def _parser() -> argparse.ArgumentParser:
     simulate.add_argument("--workers", type=int, default=8, metavar="N", help="number of workers (default 8)")
     simulate.set_defaults(command=_simulate)
 
+    replay = commands.add_parser("replay", help="compute finished runs once more from their events, and compare")
+    replay.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR")
+    replay.set_defaults(command=_replay)
+
     report = commands.add_parser("report", help="compare finished runs: a table, and a picture with --png")
     report.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR")
     report.add_argument("--reference", type=Path, metavar="RUN_DIR", help="run without stragglers, for round rates")
     report.add_argument("--gap", type=float, default=0.01, help="suboptimality to time (default 0.01)")
     report.add_argument("--png", type=Path, metavar="FILE", help="draw loss against wall time (needs matplotlib)")
+    report.add_argument(
+        "--timeline", type=Path, metavar="FILE", help="write the (first) run's timeline, for https://ui.perfetto.dev"
+    )
     report.set_defaults(command=_report)
 
     bench = commands.add_parser("bench", help="measure on this machine: ratios to raw limits")
@@ -161,6 +168,8 @@ def _finish(
 
 def _print_result(out: Path, result: dict[str, Any]) -> None:
     parts = [f"loss {result['loss']:.6g}"]
+    if result["stopped_by"] != "rounds":
+        parts.insert(0, f"stopped by stop.{result['stopped_by']}")
     if result["suboptimality"] is not None:
         parts.append(f"suboptimality {result['suboptimality']:.3g}")
     parts.append(f"consensus distance {result['consensus_distance']:.3g}")
@@ -172,8 +181,28 @@ def _print_result(out: Path, result: dict[str, Any]) -> None:
     print(f"record in {out}")
 
 
+def _replay(options: argparse.Namespace) -> int:
+    from goco_mpi.record import read_run
+    from goco_mpi.replay import TOLERANCE, replay
+
+    agree = True
+    for path in options.runs:
+        found = replay(read_run(path))
+        agree &= found.agrees
+        worst = int(found.differences.argmax())
+        print(
+            f"{path}: {found.n_steps} steps of {len(found.differences)} ranks replayed; the largest difference is "
+            f"{found.differences[worst]:.2g} (rank {worst}), {'within' if found.agrees else 'beyond'} {TOLERANCE:g}"
+        )
+    if not agree:
+        raise RunError(
+            "A run and its replay differ: its events, its data or this version of goco are not the run's own."
+        )
+    return 0
+
+
 def _report(options: argparse.Namespace) -> int:
-    from goco_mpi import report
+    from goco_mpi import report, timeline
     from goco_mpi.record import read_run
 
     runs = [read_run(path) for path in options.runs]
@@ -182,6 +211,9 @@ def _report(options: argparse.Namespace) -> int:
     if options.png:
         report.draw(runs, options.gap, options.png)
         print(f"picture in {options.png}")
+    if options.timeline:
+        timeline.write(runs[0], options.timeline)
+        print(f"timeline in {options.timeline}: open it with https://ui.perfetto.dev or chrome://tracing")
     return 0
 
 

@@ -1,7 +1,6 @@
 """The experiment file: TOML to one frozen, validated `RunConfig`.
 
-The key names are a contract with users. Every key has a default here, so an experiment file
-holds only what differs. What can be checked without knowing the number of workers is checked
+The keys are in `goco_mpi.schema`. What can be checked without knowing the number of workers is checked
 here, once; the rest in `goco_mpi.experiment`.
 """
 
@@ -21,168 +20,13 @@ import msgspec
 from goco_mpi.core import encoding, gossip, mixing, objectives, placement, stragglers, topology
 from goco_mpi.core.methods import METHODS
 from goco_mpi.errors import InputError, check_one_of, check_range
+from goco_mpi.schema import DeadlineConfig, PlacementConfig, RunConfig, Section, StopConfig
 
 BUNDLED = ("digits", "breast_cancer", "diabetes")
 PARTITIONS = ("iid", "by_label", "in_order")
 FORMATS = ("auto", "svmlight", "npz", "npy")
 STEPS = ("constant", "decreasing", "auto")
-LATE_POLICIES = ("discard", "wait")
-
-
-class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One table of the experiment file."""
-
-
-class DataConfig(_Section, frozen=True):
-    """Where the samples come from and how they are cut into shards."""
-
-    source: str = "digits"
-    """digits | breast_cancer | diabetes | synthetic | a path."""
-    format: str = "auto"
-    """auto (by suffix) | svmlight | npz | npy."""
-    targets: str | None = None
-    """For .npy features: the .npy file with the targets."""
-    partition: str = "iid"
-    """iid | by_label (sorted by target) | in_order (as the file has them)."""
-    shards: int = 16
-    standardize: bool = False
-    """Centre and scale every feature by its training mean and deviation (CSR: scale only)."""
-    intercept: bool = True
-    """Append a column of ones."""
-    test_fraction: float = 0.2
-    """Share of the samples kept for testing, in [0, 1)."""
-    n_samples: int = 4000
-    """Synthetic only: rows."""
-    n_features: int = 50
-    """Synthetic only: columns."""
-    noise: float = 0.5
-    """Synthetic only: standard deviation of the label noise."""
-    heterogeneity: float = 0.0
-    """Synthetic only: how far each shard's own solution lies from the common one."""
-
-
-class ObjectiveConfig(_Section, frozen=True):
-    """What is minimised."""
-
-    kind: str = "softmax"
-    """least_squares | logistic | softmax."""
-    l2: float = 1e-3
-
-
-class TopologyConfig(_Section, frozen=True):
-    """Who gossips with whom."""
-
-    kind: str = "exponential"
-    """ring | grid | torus | hypercube | complete | star | exponential | random_regular | erdos_renyi | edges."""
-    mixing_matrix: str = "metropolis"
-    """metropolis | lazy_metropolis."""
-    rows: int | None = None
-    """grid, torus: number of rows (default: as square as possible)."""
-    degree: int = 4
-    """random_regular: neighbours of each worker."""
-    p: float = 0.5
-    """erdos_renyi: probability of an edge."""
-    edges: tuple[tuple[int, int], ...] = ()
-    """edges: pairs of workers."""
-
-
-class PlacementConfig(_Section, frozen=True):
-    """Which worker holds which shard."""
-
-    kind: str = "pairwise_balanced"
-    """pairwise_balanced | fractional_repetition | cyclic | bernoulli | uncoded."""
-    replication: int = 2
-    """Workers that hold each shard; always 1 for uncoded."""
-
-
-class MethodConfig(_Section, frozen=True):
-    """What a round does."""
-
-    kind: str = "goco"
-    """goco | dgd | allreduce."""
-    late: str = "discard"
-    """discard (a late gradient is dropped) | wait (for everyone: both deadlines inf)."""
-    weights: str = "coverage"
-    """paper | coverage | plain: the encoding weights."""
-    mixing: str = "stale"
-    """stale | fold: what is done with late neighbours."""
-    max_age: int = 20
-    """stale: rounds after which a neighbour's vector is no longer used."""
-
-
-class StepConfig(_Section, frozen=True):
-    """The step size."""
-
-    kind: str = "auto"
-    """constant | decreasing (size / (1 + t / tau)) | auto (scale / curvature at the start)."""
-    size: float | None = None
-    tau: float | None = None
-    """decreasing: rounds after which the step has halved; auto: decreasing if given."""
-    scale: float = 1.0
-    """auto: multiple of the inverse curvature."""
-
-
-class DeadlineConfig(_Section, frozen=True):
-    """How long a rank waits: a number of seconds, inf, or "auto"."""
-
-    compute_s: float | str = "auto"
-    """For the rank's own gradient."""
-    gossip_s: float | str = "auto"
-    """For its neighbours' messages."""
-    compute_factor: float = 2.0
-    """auto: multiple of the running median of the rank's own gradient time."""
-    gossip_factor: float = 0.1
-    """auto: multiple of the running median of a round's work and, weighted more, its time in the network."""
-    poll_s: float | str = "auto"
-    """Sleep between two looks at the messages: seconds, or auto (0 where ranks have cores of their own)."""
-    shutdown_s: float = 60.0
-    """How long the end waits for a silent rank before the job is aborted."""
-
-
-class StragglerConfig(_Section, frozen=True):
-    """Injected lateness, for experiments."""
-
-    kind: str = "none"
-    """none | bernoulli (p, logical) | persistent (ranks, factor: logical) | slow (ranks, factor: real)
-    | delays (delay_p, delay_s: real)."""
-    p: float = 0.0
-    ranks: tuple[int, ...] = ()
-    factor: float = 10.0
-    work_s: float = 0.0
-    """Every rank's gradient takes at least this long: it sleeps the rest."""
-    delay_p: float = 0.0
-    """slow, delays: probability that another rank is delayed in a round."""
-    delay_s: float = 0.0
-    """slow, delays: mean delay in seconds."""
-    distribution: str = "exponential"
-    """exponential | pareto | constant: of the delays."""
-    link_p: float = 0.0
-    """Probability that a message is lost on arrival (logical; goes with any kind)."""
-
-
-class RecordConfig(_Section, frozen=True):
-    """What is recorded."""
-
-    every: int = 20
-    """Rounds between two rows of history.csv."""
-    optimum: bool = False
-    """Also find the optimum (scipy L-BFGS on the pooled data, on rank 0) and report suboptimality."""
-
-
-class RunConfig(_Section, frozen=True):
-    """A whole experiment."""
-
-    seed: int = 0
-    rounds: int = 200
-    data: DataConfig = DataConfig()
-    objective: ObjectiveConfig = ObjectiveConfig()
-    topology: TopologyConfig = TopologyConfig()
-    placement: PlacementConfig = PlacementConfig()
-    method: MethodConfig = MethodConfig()
-    step: StepConfig = StepConfig()
-    deadline: DeadlineConfig = DeadlineConfig()
-    stragglers: StragglerConfig = StragglerConfig()
-    record: RecordConfig = RecordConfig()
+LATE_POLICIES = ("discard", "partial", "memory", "wait")
 
 
 def read_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -247,7 +91,7 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
     return tables
 
 
-_S = TypeVar("_S", bound=_Section)
+_S = TypeVar("_S", bound=Section)
 
 
 def replace(section: _S, **changes: Any) -> _S:
@@ -286,7 +130,7 @@ def _resolve_paths(raw: dict[str, Any], base: Path) -> None:
             data[key] = str(base / value)
 
 
-def _refuse_unknown_keys(raw: dict[str, Any], section: type[_Section], prefix: str = "") -> None:
+def _refuse_unknown_keys(raw: dict[str, Any], section: type[Section], prefix: str = "") -> None:
     types = get_type_hints(section)
     for key, value in raw.items():
         if key not in types:
@@ -295,7 +139,7 @@ def _refuse_unknown_keys(raw: dict[str, Any], section: type[_Section], prefix: s
             advice = f"Did you mean {' or '.join(near)}?" if near else f"Known keys: {', '.join(types)}."
             raise InputError(f"Unknown key {prefix + key!r} {where}. {advice}")
         inner = types[key]
-        if isinstance(inner, type) and issubclass(inner, _Section):
+        if isinstance(inner, type) and issubclass(inner, Section):
             if not isinstance(value, dict):
                 raise InputError(f"{prefix + key} must be a table. Got {value!r}.")
             _refuse_unknown_keys(value, inner, f"{prefix}{key}.")
@@ -334,9 +178,9 @@ def _explain(message: str, raw: dict[str, Any]) -> str:
 
 def _check(config: RunConfig) -> None:
     """Check everything that does not depend on the number of workers or the data."""
-    data, step, deadline = config.data, config.step, config.deadline
+    data, step = config.data, config.step
     check_range("seed", config.seed, 0, 2**63 - 1)
-    check_range("rounds", config.rounds, 1, 2**52)
+    check_range("rounds", config.rounds, 1, 2**31 - 1)
     check_one_of("data.partition", data.partition, PARTITIONS)
     check_one_of("data.format", data.format, FORMATS)
     check_range("data.shards", data.shards, 1, 2**31)
@@ -371,14 +215,8 @@ def _check(config: RunConfig) -> None:
         _check_positive("step.tau", step.tau)
     elif step.kind == "decreasing":
         raise InputError("step.tau must be given with step.kind = 'decreasing': the rounds to half the step.")
-    for name in ("compute_s", "gossip_s"):
-        _check_seconds(f"deadline.{name}", getattr(deadline, name), "inf (wait for ever)")
-    _check_seconds("deadline.poll_s", deadline.poll_s, "0 (spin)")
-    if deadline.poll_s == "inf" or deadline.poll_s == math.inf:
-        raise InputError("deadline.poll_s must be finite. Got inf. Use 'auto'.")
-    _check_positive("deadline.compute_factor", deadline.compute_factor)
-    _check_not_negative("deadline.gossip_factor", deadline.gossip_factor)
-    _check_positive("deadline.shutdown_s", deadline.shutdown_s)
+    _check_deadline(config.deadline)
+    _check_stop(config.stop)
     check_one_of("stragglers.kind", config.stragglers.kind, stragglers.KINDS)
     check_one_of("stragglers.distribution", config.stragglers.distribution, stragglers.DISTRIBUTIONS)
     if not config.stragglers.factor >= 1.0 or math.isinf(config.stragglers.factor):
@@ -389,6 +227,26 @@ def _check(config: RunConfig) -> None:
     for name in ("work_s", "delay_s"):
         _check_not_negative(f"stragglers.{name}", getattr(config.stragglers, name))
     check_range("record.every", config.record.every, 1, 2**52)
+
+
+def _check_deadline(deadline: DeadlineConfig) -> None:
+    for name in ("compute_s", "gossip_s"):
+        _check_seconds(f"deadline.{name}", getattr(deadline, name), "inf (wait for ever)")
+    _check_seconds("deadline.poll_s", deadline.poll_s, "0 (spin)")
+    if deadline.poll_s == "inf" or deadline.poll_s == math.inf:
+        raise InputError("deadline.poll_s must be finite. Got inf. Use 'auto'.")
+    _check_positive("deadline.compute_factor", deadline.compute_factor)
+    _check_not_negative("deadline.gossip_factor", deadline.gossip_factor)
+    _check_positive("deadline.shutdown_s", deadline.shutdown_s)
+
+
+def _check_stop(stop: StopConfig) -> None:
+    if stop.target_loss is not None and not math.isfinite(stop.target_loss):
+        raise InputError(f"stop.target_loss must be a finite number. Got {stop.target_loss:g}.")
+    for name in ("gradient_norm", "time_limit_s"):
+        if getattr(stop, name) is not None:
+            _check_positive(f"stop.{name}", getattr(stop, name))
+    check_range("stop.every", stop.every, 1, 2**31)
 
 
 def _check_positive(name: str, value: float) -> None:

@@ -12,18 +12,19 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from goco_mpi import config as cfg
 from goco_mpi.core import encoding, mixing, objectives, optimum, placement, schedules, topology
 from goco_mpi.core.methods import METHODS, Method
 from goco_mpi.core.objectives import Objective, WeightedRows
 from goco_mpi.core.placement import Placement
 from goco_mpi.core.schedules import StepSchedule
+from goco_mpi.core.shares import ModelShare
 from goco_mpi.core.stragglers import StragglerModel
 from goco_mpi.core.topology import Topology
 from goco_mpi.data import sources
 from goco_mpi.data.dataset import Dataset, add_intercept, encode_labels, standardize, train_test_split
 from goco_mpi.data.partition import partition
 from goco_mpi.errors import InputError
+from goco_mpi.schema import RunConfig
 
 Array = NDArray[np.float64]
 
@@ -44,7 +45,7 @@ class Layout:
     method : Method
     """
 
-    config: cfg.RunConfig
+    config: RunConfig
     n_workers: int
     topology: Topology
     mixing_matrix: sp.csr_array
@@ -59,7 +60,7 @@ class Layout:
         return zlib.crc32(b"".join(parts))
 
 
-def lay_out(config: cfg.RunConfig, n_workers: int) -> Layout:
+def lay_out(config: RunConfig, n_workers: int) -> Layout:
     """Build the layout of ``config`` on ``n_workers`` workers.
 
     Raises
@@ -85,8 +86,12 @@ def lay_out(config: cfg.RunConfig, n_workers: int) -> Layout:
         distribution=straggler_config.distribution,
         link_p=straggler_config.link_p,
     )
-    # Whoever waits for everyone loses no gradient, and must not make up for lost ones.
-    completion_rates = np.ones(n_workers) if config.method.late == "wait" else stragglers.completion_rates()
+    # Whoever waits for everyone, or goes on using its last gradient, loses none: nothing to make up for.
+    completion_rates = np.ones(n_workers)
+    if config.method.late == "discard":
+        completion_rates = stragglers.completion_rates()
+    elif config.method.late == "partial":
+        completion_rates = stragglers.completion_rates(holders.load)
     return Layout(
         config=config,
         n_workers=n_workers,
@@ -99,7 +104,7 @@ def lay_out(config: cfg.RunConfig, n_workers: int) -> Layout:
     )
 
 
-def _topology(config: cfg.RunConfig, n_workers: int) -> Topology:
+def _topology(config: RunConfig, n_workers: int) -> Topology:
     section = config.topology
     options: dict[str, dict[str, object]] = {
         "grid": {"rows": section.rows},
@@ -133,27 +138,31 @@ class Problem:
         n = self.train.n_samples
         return WeightedRows(self.train.features, self.train.targets, np.full(n, 1.0 / n), 1.0)
 
-    def worker_rows(self, layout: Layout, worker: int) -> WorkerRows:
-        """Return what ``worker`` keeps: the rows of its shards, and their weights."""
+    def share(self, layout: Layout, worker: int) -> ModelShare:
+        """Return what ``worker`` keeps: the rows of its shards with their weights, and some to test on."""
         held = layout.placement.shards_of(worker)
         index = [self.shards[k] for k in held]
         rows = self.train.rows(np.concatenate(index) if index else np.empty(0, np.intp))
-        sizes = np.array([len(i) for i in index], dtype=np.intp)
+        sizes = [len(i) for i in index]
         encoding_weights = layout.encoding_weights[worker, held]
         owned = np.isin(held, layout.placement.owned_by(worker)).astype(np.float64)
         n_samples, n_shards, n_workers = self.train.n_samples, len(self.shards), layout.n_workers
-        return WorkerRows(
+        l2_weights = encoding_weights * n_workers / n_shards
+        test = self.test.rows(np.arange(worker, self.test.n_samples, n_workers))
+        return ModelShare(
+            self.objective,
             coded=WeightedRows(
                 rows.features,
                 rows.targets,
                 np.repeat(encoding_weights * n_workers / n_samples, sizes),
-                float(encoding_weights.sum()) * n_workers / n_shards,
+                float(l2_weights.sum()),
             ),
             owned=WeightedRows(
                 rows.features, rows.targets, np.repeat(owned / n_samples, sizes), float(owned.sum()) / n_shards
             ),
-            test=self.test.rows(np.arange(worker, self.test.n_samples, n_workers)),
-            n_test=self.test.n_samples,
+            sizes=sizes,
+            l2_weights=l2_weights.tolist(),
+            test=WeightedRows(test.features, test.targets, np.empty(0), 0.0),
         )
 
     def optimum(self) -> float:
@@ -161,29 +170,7 @@ class Problem:
         return optimum.minimize(self.objective, self.pooled_rows())[1]
 
 
-@dataclass(frozen=True, eq=False)
-class WorkerRows:
-    """What one worker keeps of a problem.
-
-    Attributes
-    ----------
-    coded : WeightedRows
-        Its shards under their encoding weights: the gradient is the coded gradient.
-    owned : WeightedRows
-        The same arrays, weighted so that the losses of all workers add up to F.
-    test : Dataset
-        Its share of the test samples.
-    n_test : int
-        Test samples of all workers.
-    """
-
-    coded: WeightedRows
-    owned: WeightedRows
-    test: Dataset
-    n_test: int
-
-
-def load_problem(config: cfg.RunConfig) -> Problem:
+def load_problem(config: RunConfig) -> Problem:
     """Load, split, standardise and cut the data that ``config`` names.
 
     Raises
@@ -216,7 +203,7 @@ def load_problem(config: cfg.RunConfig) -> Problem:
     )
 
 
-def step_schedule(config: cfg.RunConfig, curvature: float) -> StepSchedule:
+def step_schedule(config: RunConfig, curvature: float) -> StepSchedule:
     """Return the step sizes of ``config``; ``curvature`` serves ``step.kind = 'auto'``."""
     step = config.step
     if step.kind == "auto":

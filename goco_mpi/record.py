@@ -5,6 +5,8 @@
 ``history.csv``         round, wall_s, loss, suboptimality, consensus_distance, test_accuracy
 ``ranks.csv``           counts of every rank
 ``params.npy``          parameters of every rank, shape (n_ranks, n_params)
+``events.npz``          what decided each rank's every vector (`goco_mpi.core.events`)
+``timeline.npz``        when, with ``record.timeline``
 ======================  =====================================================================
 
 The directory appears whole or not at all.
@@ -13,6 +15,7 @@ The directory appears whole or not at all.
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
 import os
 import platform
@@ -20,23 +23,27 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from goco_mpi import __version__
-from goco_mpi.config import RunConfig, to_dict
+from goco_mpi.config import to_dict
 from goco_mpi.core import metrics
 from goco_mpi.errors import InputError, RunError
+from goco_mpi.schema import RunConfig
 
 SCHEMA_VERSION = 1
 LIBRARIES = ("mpi4py", "msgspec", "networkx", "numpy", "scikit-learn", "scipy")
 
+T = TypeVar("T")
 Rows = Sequence[dict[str, Any]]
 
 
@@ -57,6 +64,12 @@ class Outcome:
         Seconds in the round loop, of the rank that took longest; None where no time passes.
     loss_optimum : float or None
         F at the optimum, where it was asked for.
+    stopped_by : str
+        ``rounds``, or the key of ``[stop]`` that ended it.
+    events : sequence of ndarray of int32, optional
+        Each rank's table of `goco_mpi.core.events`.
+    timeline : sequence of ndarray, optional
+        Each rank's times, shape (n_steps, 3 + 2 degree): see `goco_mpi.timeline`.
     """
 
     history: Rows
@@ -65,6 +78,9 @@ class Outcome:
     step_size: float
     wall_s: float | None
     loss_optimum: float | None
+    stopped_by: str = "rounds"
+    events: Sequence[NDArray[np.int32]] | None = None
+    timeline: Sequence[NDArray[np.float64]] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +170,8 @@ def write_run(
         "rounds": [row["rounds"] for row in outcome.ranks],
         "wall_s": outcome.wall_s,
         "step_size": outcome.step_size,
+        "stopped_by": outcome.stopped_by,
+        "events_sha256": None if outcome.events is None else events_checksum(outcome.events),
     }
     document = {
         "schema_version": SCHEMA_VERSION,
@@ -169,6 +187,10 @@ def write_run(
         _write_csv(fresh / "history.csv", history)
         _write_csv(fresh / "ranks.csv", outcome.ranks)
         np.save(fresh / "params.npy", outcome.stacked_params)
+        for name, tables in (("events", outcome.events), ("timeline", outcome.timeline)):
+            if tables is not None:
+                arrays: dict[str, Any] = {f"rank{rank}": table for rank, table in enumerate(tables)}
+                np.savez_compressed(fresh / f"{name}.npz", **arrays)
         fresh.chmod(0o777 & ~_umask())
         _swap_in(fresh, out)
     except OSError as error:
@@ -236,6 +258,55 @@ def read_run(path: Path) -> RunRecord:
     except (ValueError, IndexError, TypeError) as error:
         raise InputError(f"{str(path)!r} is damaged: {error}.") from None
     return RunRecord(path, run, history, ranks)
+
+
+def read_params(path: Path) -> NDArray[np.float64]:
+    """Read the parameters of every rank from a run directory, shape (n_ranks, n_params).
+
+    Raises
+    ------
+    InputError
+        If they are missing or damaged.
+    """
+    params: NDArray[np.float64] = _load(path / "params.npy", lambda file: np.load(file, allow_pickle=False))
+    return params
+
+
+def read_tables(path: Path, name: str) -> list[NDArray[Any]]:
+    """Read every rank's table of ``events`` or ``timeline`` from a run directory.
+
+    Raises
+    ------
+    InputError
+        If the run did not keep them, or they are damaged.
+    """
+    file = path / f"{name}.npz"
+    if not file.exists():
+        raise InputError(f"{str(path)!r} has no {name}: it was run with record.{name} = false, or simulated.")
+
+    def read(file: Path) -> list[NDArray[Any]]:
+        with np.load(file, allow_pickle=False) as tables:
+            return [tables[f"rank{rank}"] for rank in range(len(tables.files))]
+
+    return _load(file, read)
+
+
+def _load(file: Path, read: Callable[[Path], T]) -> T:
+    try:
+        return read(file)
+    except OSError as error:
+        raise InputError(f"{str(file)!r} cannot be read: {error.strerror or error}.") from None
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{str(file)!r} is damaged: {error}.") from None
+
+
+def events_checksum(tables: Sequence[NDArray[np.int32]]) -> str:
+    """Return the SHA-256 of all ranks' event tables."""
+    digest = hashlib.sha256()
+    for table in tables:
+        digest.update(repr(table.shape).encode())
+        digest.update(np.ascontiguousarray(table, dtype="<i4").tobytes())
+    return digest.hexdigest()
 
 
 def _number(text: str) -> Any:

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from goco_mpi.config import RunConfig
 from goco_mpi.core import gossip, metrics, objectives
 from goco_mpi.core.simulate import Observe, simulate
 from goco_mpi.experiment import lay_out, load_problem, step_schedule
 from goco_mpi.record import Outcome
+from goco_mpi.schema import RunConfig
 
 Array = NDArray[np.float64]
 
@@ -39,7 +39,7 @@ class Simulation:
         self.layout = lay_out(config, n_workers)
         self.problem = load_problem(config)
         self._synchronous = self.layout.method.exchange == "allreduce"
-        self._rows = [self.problem.worker_rows(self.layout, worker).coded for worker in range(n_workers)]
+        self._shares = [self.problem.share(self.layout, worker) for worker in range(n_workers)]
         automatic = config.step.kind == "auto"
         self.step_size = step_schedule(config, self._curvature() if automatic else np.nan)
 
@@ -50,19 +50,20 @@ class Simulation:
         def largest(rows: objectives.WeightedRows) -> float:
             return objectives.curvature(lambda v: objective.hessian_product(start, rows, v), objective.n_params)
 
-        return largest(self.problem.pooled_rows()) if self._synchronous else max(map(largest, self._rows))
+        if self._synchronous:
+            return largest(self.problem.pooled_rows())
+        return max(largest(share.coded) for share in self._shares)
 
     def run(self, observe: Observe) -> Array:
         """Simulate the rounds; see `goco_mpi.core.simulate.simulate`."""
         return simulate(
-            self.problem.objective,
-            self._rows,
+            self._shares,
             self.step_size,
             self.layout.stragglers.scripted(),
             self.config.rounds,
             mixing_matrix=None if self._synchronous else self.layout.mixing_matrix,
             age_limit=gossip.age_limit(self.config.method.mixing, self.config.method.max_age),
-            waits=self.config.method.late == "wait",
+            late=self.config.method.late,
             observe=observe,
         )
 

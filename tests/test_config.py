@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from goco_mpi import config as cfg
+from goco_mpi import schema
 from goco_mpi.config import RunConfig, parse_config, read_config, to_dict
 from goco_mpi.errors import InputError
 
@@ -57,7 +58,7 @@ def test_values_arrive_where_they_belong():
     assert config.topology.edges == ((0, 1), (1, 2))
     assert config.stragglers.ranks == (1, 2)
     assert (config.step.size, config.step.tau) == (0.5, 10.0)
-    assert config.method == cfg.MethodConfig()
+    assert config.method == schema.MethodConfig()
 
 
 # Each: key, value, the rule that the message must state, the value as the message must show it.
@@ -92,7 +93,7 @@ WRONG = [
     ("placement.kind", "striped", "must be one of pairwise_balanced,", "Got 'striped'"),
     ("placement.replication", 2.5, "must be a whole number", "Got 2.5"),
     ("method.kind", "sgd", "must be one of goco, dgd, allreduce", "Got 'sgd'"),
-    ("method.late", "drop", "must be one of discard, wait", "Got 'drop'"),
+    ("method.late", "drop", "must be one of discard, partial, memory, wait", "Got 'drop'"),
     ("method.weights", "ema", "must be one of paper, coverage, plain", "Got 'ema'"),
     ("method.mixing", "running", "must be one of stale, fold", "Got 'running'"),
     ("method.max_age", -1, "must be between 0 and", "Got -1"),
@@ -349,7 +350,7 @@ def test_recorded_tables_parse_to_the_same_config(raw):
 
 
 def test_replace_leaves_the_original_alone():
-    section = cfg.StepConfig()
+    section = schema.StepConfig()
     changed = cfg.replace(section, size=2.0)
     assert (changed.size, section.size) == (2.0, None)
     with pytest.raises(AttributeError):

@@ -32,8 +32,7 @@ def configure(placement="pairwise_balanced", **tables):
 
 def coded_mean(problem, layout, params, rates):
     """Mean over workers of the coded gradients, each weighted by how often it is finished."""
-    rows = [problem.worker_rows(layout, worker).coded for worker in range(layout.n_workers)]
-    gradients = [problem.objective.gradient(params, part) for part in rows]
+    gradients = [problem.share(layout, worker).gradient(params) for worker in range(layout.n_workers)]
     return np.asarray(rates) @ gradients / layout.n_workers
 
 
@@ -68,7 +67,7 @@ def test_owned_losses_of_all_workers_add_up_to_the_objective(placement):
     layout = lay_out(configure(placement), N_WORKERS)
     problem = load_problem(layout.config)
     params = np.random.default_rng(0).standard_normal(problem.objective.n_params)
-    rows = [problem.worker_rows(layout, worker) for worker in range(N_WORKERS)]
+    rows = [problem.share(layout, worker) for worker in range(N_WORKERS)]
     pooled = problem.pooled_rows()
     assert sum(problem.objective.loss(params, part.owned) for part in rows) == pytest.approx(
         problem.objective.loss(params, pooled), rel=1e-13
@@ -99,7 +98,7 @@ def test_workers_without_shards_keep_empty_rows_and_a_zero_gradient():
     idle = [worker for worker in range(N_WORKERS) if not layout.placement.shards_of(worker)]
     assert len(idle) == 4
     for worker in idle:
-        rows = problem.worker_rows(layout, worker)
+        rows = problem.share(layout, worker)
         assert rows.coded.n_rows == 0
         assert not problem.objective.gradient(np.ones(problem.objective.n_params), rows.coded).any()
 
@@ -108,8 +107,8 @@ def test_workers_without_shards_keep_empty_rows_and_a_zero_gradient():
 def test_test_samples_are_shared_out_each_once(n_workers):
     config = configure(placement="uncoded")
     layout, problem = lay_out(config, n_workers), load_problem(config)
-    rows = [problem.worker_rows(layout, worker) for worker in range(n_workers)]
-    assert sum(part.test.n_samples for part in rows) == problem.test.n_samples == rows[0].n_test
+    rows = [problem.share(layout, worker) for worker in range(n_workers)]
+    assert sum(part.test.n_rows for part in rows) == problem.test.n_samples
     shared = np.sort(np.concatenate([part.test.targets for part in rows]))
     np.testing.assert_array_equal(shared, np.sort(problem.test.targets))
 
@@ -133,7 +132,7 @@ def test_sparse_files_stay_sparse_through_the_whole_preparation(tmp_path):
     assert sp.issparse(problem.train.features)
     assert set(problem.train.targets) == {-1.0, 1.0}
     params = rng.standard_normal(10)
-    parts = [problem.worker_rows(layout, worker) for worker in range(4)]
+    parts = [problem.share(layout, worker) for worker in range(4)]
     assert all(sp.issparse(part.coded.features) for part in parts)
     gradients = [problem.objective.gradient(params, part.coded) for part in parts]
     expected = problem.objective.gradient(params, problem.pooled_rows())

@@ -120,7 +120,7 @@ def test_automatic_step_of_gossip_is_decided_by_the_worker_with_the_largest_curv
     config = parse_config({**SMALL, "placement": {"kind": "uncoded"}})
     layout, problem = lay_out(config, 5), load_problem(config)
     # The Hessian of least squares is constant, so that smoothness is its largest eigenvalue.
-    largest = [problem.objective.smoothness(problem.worker_rows(layout, worker).coded) for worker in range(5)]
+    largest = [problem.objective.smoothness(problem.share(layout, worker).coded) for worker in range(5)]
     assert max(largest) > 1.1 * min(largest)
     step_size = simulate_experiment(config, 5).step_size
     assert step_size == pytest.approx(1.0 / max(largest), rel=0.02)

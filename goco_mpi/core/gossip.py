@@ -42,7 +42,7 @@ def age_limit(rule: str, max_age: int) -> int:
     return 0 if rule == "fold" else max_age
 
 
-def mix(own: Array, weights: Array, inbox: Sequence[Received], max_age: int, out: Array) -> int:
+def mix(own: Array, weights: Array, inbox: Sequence[Received], max_age: int, out: Array) -> list[bool]:
     """Average with the neighbours: x_i = v_i + sum_j w_ij (vhat_j - v_i) over the usable j.
 
     A neighbour is usable when something of it has arrived that is not older than ``max_age``
@@ -62,20 +62,21 @@ def mix(own: Array, weights: Array, inbox: Sequence[Received], max_age: int, out
 
     Returns
     -------
-    int
-        How many neighbours were used.
+    list of bool, length degree
+        Which neighbours were used.
 
     Notes
     -----
     With ``max_age = 0`` this is the fold rule, biased when links are unequally late; otherwise
     the stale rule, whose limit keeps a dead neighbour from dragging everyone to its last vector.
     """
-    usable = [
+    used = [received.value is not None and received.age <= max_age for received in inbox]
+    terms = [
         (weight, received.value)
-        for weight, received in zip(weights, inbox, strict=True)
-        if received.value is not None and received.age <= max_age
+        for weight, received, use in zip(weights, inbox, used, strict=True)
+        if use and received.value is not None
     ]
-    np.multiply(own, 1.0 - sum(weight for weight, _ in usable), out=out)
-    for weight, value in usable:
+    np.multiply(own, 1.0 - sum(weight for weight, _ in terms), out=out)
+    for weight, value in terms:
         out += weight * value
-    return len(usable)
+    return used

@@ -59,6 +59,10 @@ class WeightedRows:
         """Number of samples."""
         return int(self.features.shape[0])
 
+    def part(self, index: slice, l2_weight: float) -> WeightedRows:
+        """Return some of the rows; without copying, where the features are dense."""
+        return WeightedRows(self.features[index], self.targets[index], self.weights[index], l2_weight)
+
     def blocks(self) -> Iterator[slice]:
         """Yield row slices of about ``BLOCK_BYTES`` of features each."""
         if self.n_rows == 0:

@@ -23,6 +23,7 @@ class Purpose(IntEnum):
     DELAY = 7
     LINK = 8
     CURVATURE = 9
+    SHARD_ORDER = 10
 
 
 def stream(seed: int, purpose: Purpose, worker: int = 0, round_: int = 0) -> np.random.Generator:

@@ -13,7 +13,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from goco_mpi.core.objectives import Objective, WeightedRows
+from goco_mpi.core.shares import Share
 from goco_mpi.core.stragglers import StragglerModel
 from goco_mpi.errors import divergence
 
@@ -22,24 +22,21 @@ Observe = Callable[[int, Array], bool]
 
 
 def simulate(
-    objective: Objective,
-    rows: Sequence[WeightedRows],
+    shares: Sequence[Share],
     step_size: Callable[[int], float],
     stragglers: StragglerModel,
     n_rounds: int,
     *,
     mixing_matrix: sp.csr_array | None,
     age_limit: int = 0,
-    waits: bool = False,
+    late: str = "discard",
     observe: Observe = lambda round_, stacked_params: True,
 ) -> Array:
     """Run ``n_rounds`` rounds from zero and return all workers' parameters.
 
     Parameters
     ----------
-    objective : Objective
-    rows : sequence of WeightedRows, length n_workers
-        Each worker's coded rows.
+    shares : sequence of Share, length n_workers
     step_size : callable round -> float
     stragglers : StragglerModel
         A scripted model; see `StragglerModel.scripted`.
@@ -48,8 +45,9 @@ def simulate(
         W; None stands for the synchronous allreduce of gradients.
     age_limit : int
         Largest age in rounds at which a neighbour's vector is mixed; matters with lossy links.
-    waits : bool
-        Whether everyone waits for the stragglers, so that no gradient is dropped.
+    late : {'discard', 'partial', 'memory', 'wait'}
+        What a straggler's step is taken with: nothing, the shards it finished, its last whole
+        gradient; or everyone waits and there are no stragglers.
     observe : callable (round, X) -> bool
         Called before every round and once after the last; a False ends the run. X must not be kept.
 
@@ -66,16 +64,22 @@ def simulate(
     ----------
     The rounds of `goco_mpi.core.methods.goco`, `dgd` and `allreduce`.
     """
-    n_workers = len(rows)
-    x = np.zeros((n_workers, objective.n_params))
+    n_workers = len(shares)
+    x = np.zeros((n_workers, shares[0].n_params))
+    g = np.zeros_like(x)
     links = None if mixing_matrix is None else _LossyLinks(mixing_matrix, stragglers, age_limit)
     for t in range(n_rounds):
         if not observe(t, x):
             return x
-        finished = np.array([waits or stragglers.finishes(i, t) for i in range(n_workers)])
-        g = np.zeros_like(x)
-        for i in map(int, np.flatnonzero(finished)):
-            objective.gradient(x[i], rows[i], out=g[i])
+        for i, share in enumerate(shares):
+            if late == "wait" or stragglers.finishes(i, t):
+                g[i] = share.gradient(x[i])
+            elif late == "partial":
+                n_finished = stragglers.shards_finished(i, t, share.n_shards)
+                finished = stragglers.shard_order(i, t, share.n_shards)[:n_finished]
+                g[i] = sum((share.gradient(x[i], k) for k in finished), start=np.zeros(share.n_params))
+            elif late == "discard":
+                g[i] = 0.0
         eta = step_size(t)
         x = x - eta * g.mean(axis=0) if links is None else links.mix(x - eta * g, t)
         # Far below overflow, so that nothing computed from it warns or becomes NaN unseen.

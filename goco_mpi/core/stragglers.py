@@ -81,6 +81,24 @@ class StragglerModel:
             return bool(stream(self.seed, Purpose.STRAGGLER, worker, round_).random() >= self.p)
         return True
 
+    def shards_finished(self, worker: int, round_: int, n_held: int) -> int:
+        """Return how many of its ``n_held`` shards a logical straggler finishes in this round.
+
+        A worker that misses a round at random was stopped somewhere on the way; a persistent one is
+        still busy with an earlier gradient, of which nothing is ready.
+        """
+        if self.finishes(worker, round_):
+            return n_held
+        if self.kind == "persistent" and worker in self._slow:
+            return 0
+        return int(stream(self.seed, Purpose.SHARD_ORDER, worker, round_).random() * n_held)
+
+    def shard_order(self, worker: int, round_: int, n_held: int) -> list[int]:
+        """Return the random order in which a worker goes through its shards, should it not finish."""
+        rng = stream(self.seed, Purpose.SHARD_ORDER, worker, round_)
+        rng.random()  # how many it finishes
+        return [int(place) for place in rng.permutation(n_held)]
+
     def arrives(self, source: int, dest: int, round_: int) -> bool:
         """Tell whether the message of this round from ``source`` to ``dest`` is not lost."""
         if self.link_p == 0.0:
@@ -132,13 +150,22 @@ class StragglerModel:
             return StragglerModel("bernoulli", self.n_workers, self.seed, p=self._cut_p, link_p=self.link_p)
         return self
 
-    def completion_rates(self) -> NDArray[np.float64]:
-        """Return q_i, the share of rounds in which each worker finishes, shape (n_workers,)."""
+    def completion_rates(self, n_held: NDArray[np.intp] | None = None) -> NDArray[np.float64]:
+        """Return q_i, the share of rounds in which each worker finishes, shape (n_workers,).
+
+        Parameters
+        ----------
+        n_held : ndarray of shape (n_workers,), optional
+            Shards of each worker, where those finished by the deadline count (`shards_finished`): the
+            share of rounds in which it finishes one given shard, then.
+        """
         rates = np.ones(self.n_workers)
-        if self.kind in ("bernoulli", "persistent"):
-            rates -= self.p
-        elif self.kind in ("slow", "delays"):
-            rates -= self._cut_p
+        missed = self.p if self.kind in ("bernoulli", "persistent") else 0.0
+        if self.kind in ("slow", "delays"):
+            missed = self._cut_p
+        rates -= missed
+        if n_held is not None:
+            rates += missed * np.where(n_held > 0, (n_held - 1) / (2 * np.maximum(n_held, 1)), 0.0)
         if self.kind in ("persistent", "slow"):
             rates[list(self.ranks)] = 1.0 / max(1, round(self.factor))
         return rates

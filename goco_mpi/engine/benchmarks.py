@@ -12,12 +12,13 @@ from collections.abc import Callable
 import numpy as np
 from mpi4py import MPI
 
-from goco_mpi.config import RunConfig, replace
+from goco_mpi.config import replace
 from goco_mpi.core import mixing, topology
 from goco_mpi.engine.deadline import Deadline
 from goco_mpi.engine.exchange import GossipExchange
 from goco_mpi.engine.session import Session
 from goco_mpi.engine.train import train
+from goco_mpi.schema import RunConfig
 
 MESSAGE_BYTES_A_REPEAT = 64 << 20
 """How much a rank sends in one repeat, within 20 to 400 rounds: a repeat lasts a fraction of a second."""
@@ -51,7 +52,7 @@ def exchange(session: Session, kind: str, n_params: int, repeats: int) -> list[f
         nonlocal round_
         for _ in range(rounds):
             gossip.blank()
-            gossip.offer(round_)
+            gossip.offer(round_, round_)
             gossip.wait(round_)
             round_ += 1
 
@@ -62,7 +63,7 @@ def exchange(session: Session, kind: str, n_params: int, repeats: int) -> list[f
             MPI.Request.Waitall(requests)
 
     samples = [_slowest(session, ours) / _slowest(session, raw) for _ in range(repeats + 1)]
-    gossip.close(round_, params, failed=False, time_limit_s=60.0)
+    gossip.close(round_, round_, params, failed=False, time_limit_s=60.0)
     return samples[1:]
 
 

@@ -7,15 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from goco_mpi.core.objectives import Objective
+from goco_mpi.core.shares import Share
 from goco_mpi.engine.runner import Snapshots
 from goco_mpi.engine.session import Session
-from goco_mpi.experiment import WorkerRows
 
 Array = NDArray[np.float64]
 
 
-def history(session: Session, objective: Objective, rows: WorkerRows, snapshots: Snapshots) -> list[dict[str, Any]]:
+def history(session: Session, share: Share, snapshots: Snapshots) -> list[dict[str, Any]]:
     """Evaluate the mean of the parameters at every recorded round. Collective.
 
     A rank that was elsewhere in a round counts with what it had then: its newest older
@@ -38,32 +37,20 @@ def history(session: Session, objective: Objective, rows: WorkerRows, snapshots:
         passed = int(np.searchsorted(snapshots.rounds, round_, side="left"))
         times = comm.allgather(snapshots.times_s[passed])
         table.append(
-            {
-                "round": round_,
-                "wall_s": float(np.median(times)),
-                **_evaluate_mean(session, objective, rows, mean, params),
-            }
+            {"round": round_, "wall_s": float(np.median(times)), **_evaluate_mean(session, share, mean, params)}
         )
     return table
 
 
-def _evaluate_mean(
-    session: Session, objective: Objective, rows: WorkerRows, mean: Array, params: Array
-) -> dict[str, Any]:
-    right = objective.accuracy(mean, rows.test.features, rows.test.targets)
+def _evaluate_mean(session: Session, share: Share, mean: Array, params: Array) -> dict[str, Any]:
+    correct = share.correct(mean)
     spread = params - mean
-    mine = np.array(
-        [
-            objective.loss(mean, rows.owned),
-            float(spread @ spread) / session.size,
-            0.0 if right is None else float(right.sum()),
-        ]
-    )
+    mine = np.array([share.loss(mean), float(spread @ spread) / session.size, *(correct or (0.0, 0))])
     total = np.empty_like(mine)
     session.comm.Allreduce(mine, total)
-    measured = right is not None and rows.n_test > 0
+    loss, variance, n_correct, n_test = total
     return {
-        "loss": float(total[0]),
-        "consensus_distance": float(np.sqrt(total[1])),
-        "test_accuracy": float(total[2]) / rows.n_test if measured else None,
+        "loss": float(loss),
+        "consensus_distance": float(np.sqrt(variance)),
+        "test_accuracy": float(n_correct / n_test) if n_test else None,
     }

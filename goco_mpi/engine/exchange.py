@@ -14,9 +14,11 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from goco_mpi.core import gossip
+from goco_mpi.core.events import NONE
 from goco_mpi.core.gossip import Received
+from goco_mpi.engine.bulletin import Bulletin
 from goco_mpi.engine.deadline import Deadline, waitany_until, waitsome_until
-from goco_mpi.engine.slots import FAILED, GOODBYE, HEADER, Message, Outbox, ReceiveSlot, SendSlot
+from goco_mpi.engine.slots import FAILED, GOODBYE, HEADER, STOPPED, Message, Outbox, ReceiveSlot, SendSlot
 from goco_mpi.engine.suspicion import Suspicion
 from goco_mpi.errors import RunError
 
@@ -64,6 +66,10 @@ class Exchange(ABC):
     """Newest round that any neighbour is known to have reached."""
     failed: bool = False
     """Whether a neighbour said that the run has failed."""
+    stopped: bool = False
+    """Whether this rank or a neighbour decided to stop the run."""
+    degree: int = 0
+    """Neighbours whose vectors are mixed."""
 
     @abstractmethod
     def drain(self) -> None:
@@ -74,27 +80,52 @@ class Exchange(ABC):
         """Return the vector to fill and then offer, shape (n_params,); leave it alone once offered."""
 
     @abstractmethod
-    def offer(self, round_: int) -> None:
-        """Send the vector that `blank` returned as this round's."""
+    def offer(self, round_: int, step: int) -> None:
+        """Send the vector that `blank` returned as this round's; ``step`` is how many went before it."""
 
     @abstractmethod
     def wait(self, round_: int) -> None:
         """Wait for this round's vectors, at most until the deadline."""
 
     @abstractmethod
-    def result(self, round_: int, out: Array) -> None:
-        """Write the mixed vector (gossip) or the mean (allreduce) into ``out``."""
+    def result(self, round_: int, out: Array) -> list[int]:
+        """Write the mixed vector (gossip) or the mean (allreduce) into ``out``.
+
+        Returns
+        -------
+        list of int, length ``degree``
+            The neighbours' steps whose vectors were mixed, -1 where none was.
+        """
 
     @abstractmethod
-    def close(self, round_: int, params: Array, failed: bool, time_limit_s: float) -> None:
+    def tell(self, round_: int, value: float) -> None:
+        """Let all ranks know a number of this rank, with the vectors to come."""
+
+    @abstractmethod
+    def told(self) -> float:
+        """Return the sum of the numbers that all ranks told; NaN as long as some are not known."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Stop the run: here as soon as ``stopped`` says so, elsewhere as the word spreads."""
+
+    @abstractmethod
+    def close(self, round_: int, step: int, params: Array, failed: bool, time_limit_s: float) -> None:
         """Say goodbye and leave no message under way. Collective."""
 
     @abstractmethod
     def counts(self) -> ExchangeCounts:
         """Return the counts so far."""
 
+    def arrivals(self) -> tuple[list[float], list[bool]]:
+        """Return when each neighbour's newest vector arrived, and whether it is a suspect.
 
-@dataclass(frozen=True)
+        Times are those of `time.perf_counter`, NaN before the first.
+        """
+        return [], []
+
+
+@dataclass(slots=True)
 class _Edge:
     """One neighbour and what this rank keeps of it."""
 
@@ -102,6 +133,7 @@ class _Edge:
     send: SendSlot
     receive: ReceiveSlot
     suspicion: Suspicion
+    arrived_s: float = math.nan
 
 
 class GossipExchange(Exchange):
@@ -125,6 +157,8 @@ class GossipExchange(Exchange):
         Sleep between two looks, in seconds.
     arrives : callable (source, round) -> bool
         Scripted loss of messages.
+    bulletin : Bulletin, optional
+        Numbers for all ranks that travel with the vectors, where somebody wants them.
     """
 
     def __init__(
@@ -137,6 +171,7 @@ class GossipExchange(Exchange):
         deadline: Deadline,
         poll_s: float,
         arrives: Callable[[int, int], bool],
+        bulletin: Bulletin | None = None,
     ) -> None:
         self._graph = comm.Create_dist_graph_adjacent(list(neighbors), list(neighbors), reorder=False)
         self._graph.Set_name("goco_mpi.graph")
@@ -146,7 +181,11 @@ class GossipExchange(Exchange):
         self._synchronous = math.isinf(deadline.seconds)
         self._poll_s = poll_s
         self._arrives = arrives
-        self._outbox = Outbox(n_params)
+        self._bulletin = bulletin
+        self._n_bulletin = 0 if bulletin is None else bulletin.entries.size
+        self._rank = comm.Get_rank()
+        self.degree = len(neighbors)
+        self._outbox = Outbox(n_params, self._n_bulletin)
         self._message = self._outbox.blank()
         self._message.users += 1
         self._persistent: list[MPI.Prequest] = []
@@ -154,7 +193,7 @@ class GossipExchange(Exchange):
         # What is tested together: a receive and a send for each edge, null where nothing is under way.
         self._requests: list[MPI.Request] = [edge.receive.request for edge in self._edges]
         self._requests += [MPI.REQUEST_NULL for _ in neighbors]
-        self._message_bytes = (HEADER + n_params) * 8
+        self._message_bytes = (HEADER + self._n_bulletin + n_params) * 8
         self._round = 0
         self._busy_since = time.perf_counter()
         self._busy_s = 0.0
@@ -162,7 +201,7 @@ class GossipExchange(Exchange):
 
     def _edge(self, neighbor: int, n_params: int) -> _Edge:
         """Set up one edge on persistent requests, one a buffer: cheaper to start than new ones."""
-        buffers = np.zeros((2, HEADER + n_params))
+        buffers = np.zeros((2, HEADER + self._n_bulletin + n_params))
         receives = [self._graph.Recv_init(buffer, neighbor, _TAG) for buffer in buffers]
         sends: dict[Message, MPI.Prequest] = {}
         self._persistent += receives
@@ -178,7 +217,7 @@ class GossipExchange(Exchange):
             sends[message].Start()
             return sends[message]
 
-        return _Edge(neighbor, SendSlot(send), ReceiveSlot(buffers, receive), Suspicion())
+        return _Edge(neighbor, SendSlot(send), ReceiveSlot(buffers, receive, self._n_bulletin), Suspicion())
 
     def blank(self) -> Array:
         """Return the vector to fill, in the very message that will carry it."""
@@ -195,15 +234,22 @@ class GossipExchange(Exchange):
         """Complete whatever is complete; wait for the first such until ``deadline``."""
         for index in waitsome_until(self._requests, deadline, self._poll_s):
             if index < len(self._edges):
-                edge = self._edges[index]
-                edge.receive.complete(partial(self._arrives, edge.neighbor))
-                self.newest_round = max(self.newest_round, edge.receive.heard_round)
-                self.failed |= edge.receive.failed
+                self._take_in(self._edges[index])
                 self._listen(index)
             else:
                 slot = self._edges[index - len(self._edges)].send
                 slot.complete()
                 self._requests[index] = MPI.REQUEST_NULL if slot.request is None else slot.request
+
+    def _take_in(self, edge: _Edge) -> None:
+        slot = edge.receive
+        if self._bulletin is not None:
+            self._bulletin.merge(slot.bulletin)
+        slot.complete(partial(self._arrives, edge.neighbor))
+        edge.arrived_s = time.perf_counter()
+        self.newest_round = max(self.newest_round, slot.heard_round)
+        self.failed |= bool(slot.flags & FAILED)
+        self.stopped |= bool(slot.flags & STOPPED)
 
     def _listen(self, index: int) -> None:
         """Test an edge's posted receive from now on, unless it must not be heard yet."""
@@ -213,19 +259,21 @@ class GossipExchange(Exchange):
         deaf = slot.request is None or (self._synchronous and slot.heard_round >= self._round)
         self._requests[index] = MPI.REQUEST_NULL if deaf else slot.request
 
-    def offer(self, round_: int) -> None:
+    def offer(self, round_: int, step: int) -> None:
         """Hand the message to every slot."""
         self._round = round_
         if self._synchronous:
             for index in range(len(self._edges)):
                 self._listen(index)
-        self._send(round_, 0)
+        self._send(round_, step, 0)
 
-    def _send(self, round_: int, flags: int) -> None:
+    def _send(self, round_: int, step: int, flags: int) -> None:
         if self._synchronous:
             self._let_leave(math.inf)
         self._busy_s = time.perf_counter() - self._busy_since
-        self._message.buffer[:HEADER] = round_, flags, self._busy_s
+        self._message.buffer[:HEADER] = round_, flags, self._busy_s, step
+        if self._bulletin is not None:
+            self._message.bulletin[:] = self._bulletin.entries.ravel()
         for index, edge in enumerate(self._edges, len(self._edges)):
             edge.send.offer(self._message)
             self._requests[index] = edge.send.request
@@ -257,18 +305,31 @@ class GossipExchange(Exchange):
             edge.suspicion.judge(edge.receive.heard_round, lag, missed=lag > 0 and not was_suspect)
             self._counts.suspected += edge.suspicion.suspect and not was_suspect
 
-    def result(self, round_: int, out: Array) -> None:
+    def result(self, round_: int, out: Array) -> list[int]:
         """Mix the vector sent with the neighbours' newest by the rule that the age limit stands for."""
-        inbox = [
-            Received(
-                edge.receive.value,
-                0 if edge.receive.value_round is None else round_ - edge.receive.value_round,
-            )
-            for edge in self._edges
-        ]
-        gossip.mix(self._message.params, self._weights, inbox, self._age_limit, out)
+        slots = [edge.receive for edge in self._edges]
+        inbox = [Received(slot.value, round_ - slot.value_round) for slot in slots]
+        usable = gossip.mix(self._message.params, self._weights, inbox, self._age_limit, out)
+        return [slot.value_step if used else NONE for slot, used in zip(slots, usable, strict=True)]
 
-    def close(self, round_: int, params: Array, failed: bool, time_limit_s: float) -> None:
+    def tell(self, round_: int, value: float) -> None:
+        """Post a number to the bulletin."""
+        if self._bulletin is not None:
+            self._bulletin.post(self._rank, round_, value)
+
+    def told(self) -> float:
+        """Return the sum over the bulletin."""
+        return math.nan if self._bulletin is None else self._bulletin.total()
+
+    def stop(self) -> None:
+        """Stop here at once; the goodbye tells the neighbours."""
+        self.stopped = True
+
+    def arrivals(self) -> tuple[list[float], list[bool]]:
+        """Return when each neighbour's newest vector arrived, and whether it is a suspect."""
+        return [edge.arrived_s for edge in self._edges], [edge.suspicion.suspect for edge in self._edges]
+
+    def close(self, round_: int, step: int, params: Array, failed: bool, time_limit_s: float) -> None:
         """Say goodbye on every edge, take in every neighbour's, and wait for all ranks.
 
         Also neighbours who said goodbye first get one: they wait for it. To be called once; after an
@@ -286,8 +347,9 @@ class GossipExchange(Exchange):
         for index in range(len(self._edges)):
             self._listen(index)
         self.blank()[:] = params
-        # Also who stops because a neighbour failed says so, for those who do not know that one.
-        self._send(round_, GOODBYE | (FAILED if failed or self.failed else 0))
+        # Also who stops because a neighbour did says so, for those who do not know that one.
+        flags = (FAILED if failed or self.failed else 0) | (STOPPED if self.stopped else 0)
+        self._send(round_, step, GOODBYE | flags)
         while any(edge.send.request is not None or edge.receive.request is not None for edge in self._edges):
             self._progress(end)
             if time.perf_counter() >= end:
@@ -325,6 +387,8 @@ def _shutdown_advice(time_limit_s: float) -> str:
 class AllreduceExchange(Exchange):
     """The mean over all ranks, tested for rather than waited in.
 
+    Behind the parameters two more numbers are summed: what the ranks tell, and how many want to stop.
+
     Parameters
     ----------
     comm : MPI.Intracomm
@@ -337,8 +401,10 @@ class AllreduceExchange(Exchange):
     def __init__(self, comm: MPI.Intracomm, n_params: int, poll_s: float) -> None:
         self._comm = comm
         self._poll_s = poll_s
-        self._sendbuf = np.zeros(n_params)
-        self._recvbuf = np.zeros(n_params)
+        self._sendbuf = np.zeros(n_params + 2)
+        self._sendbuf[-2] = math.nan
+        self._recvbuf = np.zeros(n_params + 2)
+        self._recvbuf[-2] = math.nan
         self._request = MPI.REQUEST_NULL
         self._counts = ExchangeCounts()
 
@@ -347,9 +413,9 @@ class AllreduceExchange(Exchange):
 
     def blank(self) -> Array:
         """Return the vector to fill: nothing is under way between two rounds."""
-        return self._sendbuf
+        return self._sendbuf[:-2]
 
-    def offer(self, round_: int) -> None:
+    def offer(self, round_: int, step: int) -> None:
         """Start the reduction."""
         self._request = self._comm.Iallreduce(self._sendbuf, self._recvbuf, MPI.SUM)
         self._counts.messages_sent += 1
@@ -360,11 +426,26 @@ class AllreduceExchange(Exchange):
         waitsome_until([self._request], math.inf, self._poll_s)
         self._counts.messages_received += 1
 
-    def result(self, round_: int, out: Array) -> None:
+    def result(self, round_: int, out: Array) -> list[int]:
         """Write the mean over all ranks."""
-        np.divide(self._recvbuf, self._comm.Get_size(), out=out)
+        np.divide(self._recvbuf[:-2], self._comm.Get_size(), out=out)
+        self._sendbuf[-2] = math.nan
+        self.stopped = self._recvbuf[-1] > 0.0
+        return []
 
-    def close(self, round_: int, params: Array, failed: bool, time_limit_s: float) -> None:
+    def tell(self, round_: int, value: float) -> None:
+        """Add a number to the next reduction."""
+        self._sendbuf[-2] = value
+
+    def told(self) -> float:
+        """Return the sum in the last reduction; NaN if not all ranks told one for it."""
+        return float(self._recvbuf[-2])
+
+    def stop(self) -> None:
+        """Ask all ranks in the next reduction to stop after it, so that none is left alone in one."""
+        self._sendbuf[-1] = 1.0
+
+    def close(self, round_: int, step: int, params: Array, failed: bool, time_limit_s: float) -> None:
         """Do nothing: all ranks end in the same round."""
 
     def counts(self) -> ExchangeCounts:

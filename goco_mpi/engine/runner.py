@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from goco_mpi.core.events import NONE, EventLog
 from goco_mpi.core.methods import Method
-from goco_mpi.core.objectives import Objective, WeightedRows
 from goco_mpi.core.schedules import StepSchedule
-from goco_mpi.core.stragglers import StragglerModel
+from goco_mpi.engine.background import Background
 from goco_mpi.engine.deadline import Deadline
 from goco_mpi.engine.exchange import Exchange
+from goco_mpi.engine.gradients import Gradient, GradientWork
+from goco_mpi.engine.stopping import Stopping
 
 Array = NDArray[np.float64]
 
-SLICE_S = 5e-4
-"""How long injected work sleeps between two looks at the messages."""
 BEHIND = 2
 """Rounds that the neighbours are ahead when a rank gossips in the middle of its gradient."""
 UNBOUNDED = 1e200
@@ -39,7 +39,11 @@ class RunCounts:
     gradients : int
         Gradients finished and used.
     late_gradients : int
-        Gradients dropped at the deadline, or by a straggler script.
+        Gradients dropped at the deadline, by a straggler script, or by the end of the run.
+    partial_gradients : int
+        Gradients of which some shards were finished, and used (late = 'partial').
+    repeated : int
+        Rounds in which an earlier gradient was used again (late = 'memory').
     jumped : int
         Rounds skipped to catch up with the neighbours, between two gradients.
     compute_s, wait_s, wall_s : float
@@ -49,6 +53,8 @@ class RunCounts:
     rounds: int = 0
     gradients: int = 0
     late_gradients: int = 0
+    partial_gradients: int = 0
+    repeated: int = 0
     jumped: int = 0
     compute_s: float = 0.0
     wait_s: float = 0.0
@@ -94,61 +100,89 @@ class Snapshots:
         self.params.append(params.copy())
 
 
+class Timeline:
+    """When things happened on this rank, one row a step.
+
+    A row is: own vector offered, waiting over, mixed; then for each neighbour when its newest
+    vector arrived (NaN before the first), then for each whether it was a suspect. Times are
+    those of `time.perf_counter`.
+    """
+
+    def __init__(self) -> None:
+        self._rows: list[list[float]] = []
+
+    def append(self, offered: float, waited: float, mixed: float, arrivals: tuple[list[float], list[bool]]) -> None:
+        """Take down one step."""
+        self._rows.append([offered, waited, mixed, *arrivals[0], *arrivals[1]])
+
+    def table(self, degree: int, clock_offset_s: float) -> Array:
+        """Return all rows on rank 0's clock, shape (n_steps, 3 + 2 degree)."""
+        table = np.array(self._rows, dtype=np.float64).reshape(-1, 3 + 2 * degree)
+        table[:, : 3 + degree] -= clock_offset_s
+        return table
+
+
 class RoundLoop:
     """One rank's rounds: compute, exchange, mix.
 
     Parameters
     ----------
-    rank : int
-    objective : Objective
-    rows : WeightedRows
-        This rank's coded rows.
+    work : GradientWork
     method : Method
     exchange : Exchange
     step_size : StepSchedule
-    stragglers : StragglerModel
-    waits : bool
-        Whether everyone waits for logical stragglers, so that no gradient is dropped.
+    late : {'discard', 'partial', 'memory', 'wait'}
+        What a gradient is worth that misses its deadline.
     compute_deadline : Deadline
     n_rounds : int
     snapshots : Snapshots
+    stopping : Stopping
     progress : callable (round) -> None
         Called after every round; must be quick.
+    start : ndarray of shape (n_params,)
+        First parameters, the same on all ranks.
+    background : Background, optional
+        Receives messages while a block of the gradient is computed.
+    events : EventLog, optional
+        Takes down what decided every vector.
+    timeline : Timeline, optional
+        Takes down when.
     """
 
     def __init__(
         self,
-        rank: int,
-        objective: Objective,
-        rows: WeightedRows,
+        work: GradientWork,
         method: Method,
         exchange: Exchange,
         step_size: StepSchedule,
-        stragglers: StragglerModel,
-        waits: bool,
+        late: str,
         compute_deadline: Deadline,
         n_rounds: int,
         snapshots: Snapshots,
+        stopping: Stopping,
         progress: Callable[[int], None],
+        start: Array,
+        background: Background | None = None,
+        events: EventLog | None = None,
+        timeline: Timeline | None = None,
     ) -> None:
-        self._rank = rank
-        self._objective = objective
-        self._rows = rows
+        self._work = work
         self._method = method
         self._exchange = exchange
         self._step_size = step_size
-        self._stragglers = stragglers
-        self._waits = waits
+        self._carries_on = late == "memory"
         self._compute_deadline = compute_deadline
         self._n_rounds = n_rounds
         self._snapshots = snapshots
+        self._stopping = stopping
         self._progress = progress
-        self._start = 0.0
+        self._background = background
+        self._events = events
+        self._timeline = timeline
+        self._start_s = 0.0
         self.counts = RunCounts()
         self.round = 0
-        self.params = np.zeros(objective.n_params)
-        self._point = np.zeros_like(self.params)
-        self._gradient = np.zeros_like(self.params)
+        self.params = start.copy()
         self._exchanged = np.zeros_like(self.params)
 
     def run(self) -> bool:
@@ -159,8 +193,9 @@ class RoundLoop:
         bool
             Whether this rank's parameters grew without bound.
         """
-        self._start = time.perf_counter()
+        self._start_s = time.perf_counter()
         self._snapshots.take(0, 0.0, self.params)
+        self._stopping.start(self.params)
         diverged = False
         while not (self._over() or diverged):
             gradient = self._compute()
@@ -169,69 +204,95 @@ class RoundLoop:
             self._gossip(gradient)
             # Far below overflow, and false for NaN: nothing computed from it warns.
             diverged = not float(self.params @ self.params) < UNBOUNDED
-            self._progress(self.round)
-        self.counts.wall_s = time.perf_counter() - self._start
-        self._snapshots.finish(self._n_rounds, self.counts.wall_s, self.params)
+        self.counts.wall_s = time.perf_counter() - self._start_s
+        self.counts.gradients = self._work.n_whole
+        self.counts.partial_gradients = self._work.n_partial
+        self.counts.late_gradients = self._work.n_late
+        if self._events is not None:  # the goodbye
+            self._events.append(self.round, NONE, [NONE] * self._exchange.degree)
         return diverged
 
     def _over(self) -> bool:
-        return self._exchange.failed or self.round >= self._n_rounds
+        return self._exchange.failed or self._stopping.out_of_time() or self.round >= self._n_rounds
 
-    def _gossip(self, gradient: Array | None, wait: bool = True) -> None:
-        """Take the local step, exchange, mix, and go on to the next round.
-
-        That is the newest round heard of, where the neighbours are further than the next.
-        """
-        step_size = self._step_size(self.round)
-        self._method.local_step(self.params, gradient, step_size, self._exchange.blank())
-        self._exchange.offer(self.round)
-        if wait:
-            start = time.perf_counter()
-            self._exchange.wait(self.round)
-            self.counts.wait_s += time.perf_counter() - start
-        self._exchange.result(self.round, self._exchanged)
-        self._method.combine(self.params, self._exchanged, step_size, self.params)
-        following = max(self.round + 1, self._exchange.newest_round)
-        self.counts.rounds += 1
-        self.counts.jumped += following - self.round - 1
-        self.round = following
-        self._snapshots.take(following, time.perf_counter() - self._start, self.params)
-
-    def _compute(self) -> Array | None:
-        """Return the coded gradient at the present parameters, or None if it is late.
-
-        A rank that falls behind while it computes goes on gossiping its unchanged vector, so
-        that its neighbours do not mix with an old one: rounds pass and the parameters change
-        meanwhile, and the gradient is applied to them when it is ready. It takes part in the
-        neighbours' newest round then, and does not go past it: only finished work moves the
-        network's rounds on.
-        """
+    def _compute(self) -> Gradient | None:
+        """Return the coded gradient at the present parameters, or what counts of it if it is late."""
         start = time.perf_counter()
         deadline = start + self._compute_deadline.seconds
-        finished = self._waits or self._stragglers.finishes(self._rank, self.round)
-        np.copyto(self._point, self.params)
-        for _ in self._work(start + self._stragglers.duration_s(self._rank, self.round)):
+        blocks = self._work.start(self.params, self.round, self.counts.rounds)
+        finished = True
+        for _ in blocks if self._background is None else self._background.around(blocks):
             self._exchange.drain()
-            newest_round = self._exchange.newest_round
-            if newest_round >= self.round + BEHIND:
-                self.round = newest_round
-                if not self._over():
-                    self._gossip(None, wait=False)
-                    self.round = newest_round
-            if self._over() or time.perf_counter() >= deadline:
+            self._keep_up()
+            late = time.perf_counter() >= deadline
+            if late and self._carries_on and not self._over():
+                self._gossip(self._work.meanwhile)
+                deadline = time.perf_counter() + self._compute_deadline.seconds
+            elif late or self._over():
                 finished = False
                 break
         seconds = time.perf_counter() - start
         self.counts.compute_s += seconds
         # One that was cut counts as what it lasted until then; see `Deadline.observe`.
         self._compute_deadline.observe(seconds)
-        self.counts.gradients += finished
-        self.counts.late_gradients += not finished
-        return self._gradient if finished else None
+        return self._work.finish() if finished else self._work.cut()
 
-    def _work(self, until: float) -> Iterator[None]:
-        """Yield between blocks of the gradient, then between slices of injected sleep."""
-        yield from self._objective.gradient_blocks(self._point, self._rows, self._gradient)
-        while (left := until - time.perf_counter()) > 0.0:
-            time.sleep(min(SLICE_S, left))
-            yield
+    def _keep_up(self) -> None:
+        """Gossip in the middle of a gradient if the neighbours are further.
+
+        Otherwise they would mix with an old vector of this rank. Rounds pass and the parameters
+        change meanwhile, and the gradient is applied to them when it is ready. The rank takes part
+        in the neighbours' newest round, and does not go past it: only finished work moves the
+        network's rounds on.
+        """
+        newest_round = self._exchange.newest_round
+        if newest_round >= self.round + BEHIND:
+            self.round = newest_round
+            if not self._over():
+                self._gossip(self._work.meanwhile, wait=False, advance=False)
+
+    def _gossip(self, gradient: Gradient | None, wait: bool = True, advance: bool = True) -> None:
+        """Take the local step, exchange, mix, and go on to the next round.
+
+        That is the newest round heard of, where the neighbours are further than the next.
+
+        Parameters
+        ----------
+        gradient : Gradient or None
+            What the local step uses.
+        wait : bool
+            Whether to wait for the neighbours.
+        advance : bool
+            Whether to go past the present round.
+        """
+        step_size = self._step_size(self.round)
+        vector = None if gradient is None else gradient.vector
+        self._method.local_step(self.params, vector, step_size, self._exchange.blank())
+        self._exchange.offer(self.round, self.counts.rounds)
+        offered = waited = time.perf_counter()
+        if wait:
+            self._exchange.wait(self.round)
+            waited = time.perf_counter()
+        used = self._exchange.result(self.round, self._exchanged)
+        self._method.combine(self.params, self._exchanged, step_size, self.params)
+        mixed = time.perf_counter()
+        self.counts.wait_s += waited - offered
+        self._take_down(gradient, used, (offered, waited, mixed))
+        following = max(self.round + 1, self._exchange.newest_round) if advance else self.round
+        self.counts.rounds += 1
+        self.counts.jumped += max(following - self.round - 1, 0)
+        self.round = following
+        self._snapshots.take(following, mixed - self._start_s, self.params)
+        self._stopping.after_round(following, step_size, gradient is not None, self.params)
+        self._progress(following)
+
+    def _take_down(self, gradient: Gradient | None, used: list[int], times: tuple[float, float, float]) -> None:
+        """Record what decided this step, and when."""
+        if gradient is not None:
+            self.counts.repeated += gradient.uses > 0
+            gradient.uses += 1
+        if self._events is not None:
+            point, shards = (NONE, []) if gradient is None else (gradient.point, gradient.shards)
+            self._events.append(self.round, point, used, shards)
+        if self._timeline is not None:
+            self._timeline.append(*times, self._exchange.arrivals())

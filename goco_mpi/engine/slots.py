@@ -2,7 +2,7 @@
 
 Free of MPI on purpose: a slot is handed a function that starts a transfer and returns a request,
 so that its states can be driven by a test. A message is a float64 vector: header (round, flags,
-seconds of work) and the parameters.
+seconds of work, step of the sender), where there is one the bulletin, and the parameters.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-HEADER = 3
+HEADER = 4
 GOODBYE = 1
 FAILED = 2
+STOPPED = 4
 
 
 class Message:
@@ -25,28 +26,27 @@ class Message:
 
     Attributes
     ----------
-    buffer : ndarray of shape (HEADER + n_params,)
+    buffer : ndarray of shape (HEADER + n_bulletin + n_params,)
+    bulletin, params : ndarray
+        Views of what it carries, to be filled before it is offered.
     users : int
         Slots that send it or mean to.
     """
 
-    __slots__ = ("buffer", "users")
+    __slots__ = ("buffer", "bulletin", "params", "users")
 
-    def __init__(self, n_params: int) -> None:
-        self.buffer = np.zeros(HEADER + n_params)
+    def __init__(self, n_params: int, n_bulletin: int = 0) -> None:
+        self.buffer = np.zeros(HEADER + n_bulletin + n_params)
+        self.bulletin = self.buffer[HEADER : HEADER + n_bulletin]
+        self.params = self.buffer[HEADER + n_bulletin :]
         self.users = 0
-
-    @property
-    def params(self) -> Array:
-        """The vector it carries, to be filled before it is offered."""
-        return self.buffer[HEADER:]
 
 
 class Outbox:
     """A pool of messages: at most one per send under way and one to fill."""
 
-    def __init__(self, n_params: int) -> None:
-        self._n_params = n_params
+    def __init__(self, n_params: int, n_bulletin: int = 0) -> None:
+        self._sizes = n_params, n_bulletin
         self._messages: list[Message] = []
 
     def blank(self) -> Message:
@@ -54,7 +54,7 @@ class Outbox:
         for message in self._messages:
             if message.users == 0:
                 return message
-        self._messages.append(Message(self._n_params))
+        self._messages.append(Message(*self._sizes))
         return self._messages[-1]
 
 
@@ -114,38 +114,53 @@ class ReceiveSlot:
 
     Parameters
     ----------
-    buffers : ndarray of shape (2, HEADER + n_params)
+    buffers : ndarray of shape (2, HEADER + n_bulletin + n_params)
     start : callable (int) -> request
         Starts receiving into the buffer of that index.
+    n_bulletin : int
 
     Attributes
     ----------
     heard_round : int
         Newest round that arrived, -1 before the first.
-    value_round : int or None
+    value_round : int
         Round of the newest value kept; older than ``heard_round`` when messages are lost by script.
+    value_step : int
+        Step of the neighbour that value is of, -1 before the first.
     busy_s : float
         Seconds the neighbour worked, rather than waited, for the message heard last.
-    goodbye, failed : bool
+    flags : int
         What the neighbour said last; after a goodbye nothing more comes and nothing is posted.
     """
 
-    def __init__(self, buffers: Array, start: Callable[[int], Any]) -> None:
-        self._buffers = buffers
+    def __init__(self, buffers: Array, start: Callable[[int], Any], n_bulletin: int = 0) -> None:
+        self._heads = [buffer[:HEADER] for buffer in buffers]
+        self._bulletins: list[Array] = [buffer[HEADER : HEADER + n_bulletin] for buffer in buffers]
+        self._values = [buffer[HEADER + n_bulletin :] for buffer in buffers]
         self._start = start
         self._posted = 0
         self.heard_round = -1
-        self.value_round: int | None = None
+        self.value_round = -1
+        self.value_step = -1
         self.busy_s = 0.0
-        self.goodbye = False
-        self.failed = False
+        self.flags = 0
         self.n_received = 0
         self.request: Any = start(0)
 
     @property
+    def goodbye(self) -> bool:
+        """Whether the neighbour is done."""
+        return bool(self.flags & GOODBYE)
+
+    @property
     def value(self) -> Array | None:
         """The newest vector, valid until the next `complete`; None before the first."""
-        return None if self.value_round is None else self._buffers[1 - self._posted, HEADER:]
+        return None if self.value_step < 0 else self._values[1 - self._posted]
+
+    @property
+    def bulletin(self) -> Array:
+        """The bulletin that arrived, to be read before the next `complete`."""
+        return self._bulletins[self._posted]
 
     def complete(self, arrives: Callable[[int], bool]) -> None:
         """Take in the message that arrived and post the next receive at once.
@@ -155,14 +170,13 @@ class ReceiveSlot:
         arrives : callable round -> bool
             False for a message that a straggler script loses: it is heard but not kept.
         """
-        round_, flags = map(int, self._buffers[self._posted, :2])
-        self.busy_s = float(self._buffers[self._posted, 2])
+        round_, flags, self.busy_s, step = self._heads[self._posted].tolist()
+        round_ = int(round_)
         self.n_received += 1
-        self.goodbye = bool(flags & GOODBYE)
-        self.failed = bool(flags & FAILED)
+        self.flags = int(flags)
         self.heard_round = max(self.heard_round, round_)
         # A goodbye carries the final parameters, and is mixed like any vector where rounds go on.
-        if arrives(round_) and (self.value_round is None or round_ >= self.value_round):
-            self.value_round = round_
+        if arrives(round_) and round_ >= self.value_round:
+            self.value_round, self.value_step = round_, int(step)
             self._posted = 1 - self._posted
-        self.request = None if self.goodbye else self._start(self._posted)
+        self.request = None if self.flags & GOODBYE else self._start(self._posted)

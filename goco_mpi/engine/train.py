@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable
@@ -11,17 +12,22 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-from goco_mpi.config import RunConfig
 from goco_mpi.core import gossip, mixing, objectives
-from goco_mpi.core.objectives import Objective
+from goco_mpi.core.events import EventLog
+from goco_mpi.core.shares import Share
 from goco_mpi.engine import evaluate
+from goco_mpi.engine.background import Background
+from goco_mpi.engine.bulletin import Bulletin
 from goco_mpi.engine.deadline import Deadline
 from goco_mpi.engine.exchange import AllreduceExchange, Exchange, GossipExchange
-from goco_mpi.engine.runner import RoundLoop, Snapshots
+from goco_mpi.engine.gradients import GradientWork
+from goco_mpi.engine.runner import RoundLoop, Snapshots, Timeline
 from goco_mpi.engine.session import THREADS, Session
+from goco_mpi.engine.stopping import Stopping
 from goco_mpi.errors import divergence
-from goco_mpi.experiment import Layout, Problem, WorkerRows, lay_out, load_problem, step_schedule
+from goco_mpi.experiment import Layout, Problem, lay_out, load_problem, step_schedule
 from goco_mpi.record import Outcome
+from goco_mpi.schema import RunConfig
 
 Array = NDArray[np.float64]
 
@@ -54,33 +60,78 @@ def train(config: RunConfig, session: Session, progress: Callable[[int], None] =
     """
     layout = session.agree(lambda: lay_out(config, session.size))
     session.agree_on("the layout", layout.fingerprint())
-    objective, rows, problem = _distribute(session, layout)
-    curvature = _curvature(session, layout, objective, rows) if config.step.kind == "auto" else math.nan
+    share, problem = _distribute(session, layout)
+    outcome = descend(layout, session, share, np.zeros(share.n_params), progress)
+    if outcome is not None and problem is not None:
+        outcome = dataclasses.replace(outcome, loss_optimum=problem.optimum())
+    return outcome
+
+
+def descend(
+    layout: Layout, session: Session, share: Share, start: Array, progress: Callable[[int], None]
+) -> Outcome | None:
+    """Go through the rounds of a layout, every rank with its share of the work. Collective.
+
+    Parameters
+    ----------
+    layout : Layout
+        The same on every rank.
+    session : Session
+    share : Share
+        What this rank computes.
+    start : ndarray of shape (n_params,)
+        First parameters, the same on every rank.
+    progress : callable (round) -> None
+
+    Returns
+    -------
+    Outcome or None
+        On rank 0; None on the others.
+
+    Raises
+    ------
+    InputError, RunError
+        As `train`.
+    """
+    config, late = layout.config, layout.config.method.late
+    curvature = _curvature(session, layout, share, start) if config.step.kind == "auto" else math.nan
     schedule = step_schedule(config, curvature)
-    exchange = _exchange(session, layout, objective.n_params)
+    exchange = _exchange(session, layout, share.n_params)
     snapshots = Snapshots(config.record.every)
-    loop = RoundLoop(
-        rank=session.rank,
-        objective=objective,
-        rows=rows.coded,
-        method=layout.method,
-        exchange=exchange,
-        step_size=schedule,
-        stragglers=layout.stragglers,
-        waits=config.method.late == "wait",
-        compute_deadline=Deadline(config.deadline.compute_s, config.deadline.compute_factor),
-        n_rounds=config.rounds,
-        snapshots=snapshots,
-        progress=progress,
-    )
-    session.barrier()
-    diverged = loop.run()
-    exchange.close(loop.round, loop.params, diverged, config.deadline.shutdown_s)
+    stopping = Stopping(config.stop, exchange, share.loss)
+    events = EventLog(exchange.degree, share.n_shards if late == "partial" else 0) if config.record.events else None
+    timeline = Timeline() if config.record.timeline else None
+    clock_offset_s = session.clock_offset() if timeline else 0.0
+    with contextlib.ExitStack() as stack:
+        background = stack.enter_context(Background(exchange.drain)) if config.deadline.progress_thread else None
+        loop = RoundLoop(
+            work=GradientWork(session.rank, share, layout.stragglers, late),
+            method=layout.method,
+            exchange=exchange,
+            step_size=schedule,
+            late=late,
+            compute_deadline=Deadline(config.deadline.compute_s, config.deadline.compute_factor),
+            n_rounds=config.rounds,
+            snapshots=snapshots,
+            stopping=stopping,
+            progress=progress,
+            start=start,
+            background=background,
+            events=events,
+            timeline=timeline,
+        )
+        session.barrier()
+        diverged = loop.run()
+    exchange.close(loop.round, loop.counts.rounds, loop.params, diverged, config.deadline.shutdown_s)
     _refuse_divergence(session, loop.round if diverged else None, schedule(loop.round))
-    history = evaluate.history(session, objective, rows, snapshots)
+    stopped_by, last_round = _end(session, stopping.reason, loop.round, config.rounds)
+    snapshots.finish(last_round, loop.counts.wall_s, loop.params)
+    history = evaluate.history(session, share, snapshots)
     stacked_params = session.comm.gather(loop.params)
-    ranks = session.comm.gather(_counts(session, loop, exchange, rows))
-    if stacked_params is None or ranks is None:
+    ranks = session.comm.gather(_counts(session, loop, exchange, share))
+    tables = session.comm.gather(None if events is None else events.events().table)
+    times = session.comm.gather(None if timeline is None else timeline.table(exchange.degree, clock_offset_s))
+    if stacked_params is None or ranks is None or tables is None or times is None:
         return None
     return Outcome(
         history=history,
@@ -88,23 +139,33 @@ def train(config: RunConfig, session: Session, progress: Callable[[int], None] =
         stacked_params=np.stack(stacked_params),
         step_size=schedule(0),
         wall_s=max(row["wall_s"] for row in ranks),
-        loss_optimum=None if problem is None else problem.optimum(),
+        loss_optimum=None,
+        stopped_by=stopped_by,
+        events=None if events is None else tables,
+        timeline=None if timeline is None else times,
     )
 
 
-def _counts(session: Session, loop: RoundLoop, exchange: Exchange, rows: WorkerRows) -> dict[str, Any]:
+def _end(session: Session, reason: str | None, round_: int, n_rounds: int) -> tuple[str, int]:
+    """Return by what the run ended, and its last round. Collective."""
+    ends = session.comm.allgather((round_, reason))
+    reasons = sorted((at, why) for at, why in ends if why is not None)
+    return (reasons[0][1], max(at for at, _ in ends)) if reasons else ("rounds", n_rounds)
+
+
+def _counts(session: Session, loop: RoundLoop, exchange: Exchange, share: Share) -> dict[str, Any]:
     """Return this rank's row of ``ranks.csv``."""
     return {
         "rank": session.rank,
         "host": session.host,
         "threads": THREADS,
-        "rows": rows.coded.n_rows,
+        "rows": share.n_rows,
         **dataclasses.asdict(loop.counts),
         **dataclasses.asdict(exchange.counts()),
     }
 
 
-def _distribute(session: Session, layout: Layout) -> tuple[Objective, WorkerRows, Problem | None]:
+def _distribute(session: Session, layout: Layout) -> tuple[Share, Problem | None]:
     """Load the data on rank 0 and give every rank the rows of its shards. Collective.
 
     One reader is kind to the file system, spares the others the data libraries, and leaves no
@@ -113,23 +174,22 @@ def _distribute(session: Session, layout: Layout) -> tuple[Objective, WorkerRows
     root = session.rank == 0
     problem = session.agree(lambda: load_problem(layout.config) if root else None)
     if problem is None:
-        objective, rows = session.comm.recv(source=0)
-        return objective, rows, None
+        share: Share = session.comm.recv(source=0)
+        return share, None
     for dest in range(1, session.size):
-        session.comm.send((problem.objective, problem.worker_rows(layout, dest)), dest)
-    return problem.objective, problem.worker_rows(layout, 0), problem if layout.config.record.optimum else None
+        session.comm.send(problem.share(layout, dest), dest)
+    return problem.share(layout, 0), problem if layout.config.record.optimum else None
 
 
-def _curvature(session: Session, layout: Layout, objective: Objective, rows: WorkerRows) -> float:
+def _curvature(session: Session, layout: Layout, share: Share, start: Array) -> float:
     """Return the curvature at the start that decides the automatic step. Collective.
 
     Gossip is stable when every worker's own step is: the largest of their curvatures decides.
     Synchronous descent sees only their mean.
     """
-    start = np.zeros(objective.n_params)
 
     def local(direction: Array) -> Array:
-        return objective.hessian_product(start, rows.coded, direction)
+        return share.hessian_product(start, direction)
 
     def mean(direction: Array) -> Array:
         total = np.empty_like(direction)
@@ -137,8 +197,8 @@ def _curvature(session: Session, layout: Layout, objective: Objective, rows: Wor
         return total / session.size
 
     if layout.method.exchange == "allreduce":
-        return objectives.curvature(mean, objective.n_params)
-    mine = objectives.curvature(local, objective.n_params)
+        return objectives.curvature(mean, share.n_params)
+    mine = objectives.curvature(local, share.n_params)
     return float(session.comm.allreduce(mine, MPI.MAX))
 
 
@@ -157,6 +217,7 @@ def _exchange(session: Session, layout: Layout, n_params: int) -> Exchange:
         Deadline(config.deadline.gossip_s, config.deadline.gossip_factor, FIRST_GOSSIP_S),
         poll_s,
         lambda source, round_: layout.stragglers.arrives(source, session.rank, round_),
+        None if config.stop.target_loss is None else Bulletin(session.size),
     )
 
 

@@ -6,6 +6,7 @@ import pytest
 from goco_mpi.core import encoding, gossip, mixing, objectives, placement, topology
 from goco_mpi.core.methods import METHODS
 from goco_mpi.core.objectives import WeightedRows
+from goco_mpi.core.shares import ModelShare
 from goco_mpi.core.simulate import simulate
 from goco_mpi.core.stragglers import StragglerModel
 from goco_mpi.errors import RunError
@@ -23,13 +24,13 @@ class Network:
         self.pooled = WeightedRows(features, targets, np.full(len(targets), 1.0 / len(targets)), 1.0)
         placed = placement.pairwise_balanced(n, n_shards, replication, seed)
         weights = encoding.coverage(placed, np.ones(n) if rates is None else rates)
-        self.rows = []
+        self.shares = []
         for worker in range(n):
             held = placed.shards_of(worker)
             index = np.concatenate([np.arange(5 * k, 5 * k + 5) for k in held])
             scale = weights[worker, held] * n / len(targets)
-            l2_weight = weights[worker, held].sum() * n / n_shards
-            self.rows.append(WeightedRows(features[index], targets[index], np.repeat(scale, 5), l2_weight))
+            rows = WeightedRows(features[index], targets[index], np.repeat(scale, 5), scale.sum() * 5)
+            self.shares.append(ModelShare(self.objective, rows, rows, [5] * len(held), 5 * scale, rows))
 
     def descend(self, step, n_rounds):
         """Plain gradient descent on F from zero."""
@@ -49,7 +50,7 @@ def decreasing(t):
 def test_one_round_on_a_complete_graph_is_a_step_of_gradient_descent():
     net = Network()
     matrix = mixing.metropolis(topology.complete(6))
-    x = simulate(net.objective, net.rows, lambda t: 0.3, NOBODY_LATE, 1, mixing_matrix=matrix)
+    x = simulate(net.shares, lambda t: 0.3, NOBODY_LATE, 1, mixing_matrix=matrix)
     np.testing.assert_allclose(x, np.tile(net.descend(lambda t: 0.3, 1), (6, 1)), rtol=0, atol=1e-13)
 
 
@@ -57,13 +58,13 @@ def test_one_round_on_a_complete_graph_is_a_step_of_gradient_descent():
 def test_full_replication_without_stragglers_is_gradient_descent_on_any_graph(graph):
     # Everyone's coded gradient is then grad F, and equal vectors stay equal under mixing.
     net = Network(replication=6)
-    x = simulate(net.objective, net.rows, decreasing, NOBODY_LATE, 25, mixing_matrix=mixing.metropolis(graph))
+    x = simulate(net.shares, decreasing, NOBODY_LATE, 25, mixing_matrix=mixing.metropolis(graph))
     np.testing.assert_allclose(x, np.tile(net.descend(decreasing, 25), (6, 1)), rtol=0, atol=1e-12)
 
 
 def test_allreduce_is_gradient_descent_however_the_shards_lie():
     net = Network(replication=1)
-    x = simulate(net.objective, net.rows, decreasing, NOBODY_LATE, 25, mixing_matrix=None)
+    x = simulate(net.shares, decreasing, NOBODY_LATE, 25, mixing_matrix=None)
     np.testing.assert_allclose(x, np.tile(net.descend(decreasing, 25), (6, 1)), rtol=0, atol=1e-12)
 
 
@@ -71,9 +72,9 @@ def test_waiting_undoes_the_stragglers():
     net = Network()
     matrix = mixing.metropolis(topology.ring(6))
     late = StragglerModel("bernoulli", 6, p=0.5)
-    waited = simulate(net.objective, net.rows, decreasing, late, 10, mixing_matrix=matrix, waits=True)
-    prompt = simulate(net.objective, net.rows, decreasing, NOBODY_LATE, 10, mixing_matrix=matrix)
-    dropped = simulate(net.objective, net.rows, decreasing, late, 10, mixing_matrix=matrix)
+    waited = simulate(net.shares, decreasing, late, 10, mixing_matrix=matrix, late="wait")
+    prompt = simulate(net.shares, decreasing, NOBODY_LATE, 10, mixing_matrix=matrix)
+    dropped = simulate(net.shares, decreasing, late, 10, mixing_matrix=matrix)
     np.testing.assert_array_equal(waited, prompt)
     assert not np.allclose(dropped, prompt)
 
@@ -86,7 +87,7 @@ def naive(net, graph, matrix, stragglers, n_rounds, max_age):
     for t in range(n_rounds):
         v = []
         for i in range(net.n):
-            g = net.objective.gradient(x[i], net.rows[i]) if stragglers.finishes(i, t) else 0.0
+            g = net.shares[i].gradient(x[i]) if stragglers.finishes(i, t) else 0.0
             v.append(x[i] - decreasing(t) * g)
         for i in range(net.n):
             for j in graph.neighbors(i):
@@ -108,7 +109,7 @@ def test_lossy_links_and_stragglers_agree_with_a_naive_loop(link_p, rule, max_ag
     matrix = mixing.metropolis(graph)
     stragglers = StragglerModel("bernoulli", 6, seed=9, p=0.4, link_p=link_p)
     limit = gossip.age_limit(rule, max_age)
-    x = simulate(net.objective, net.rows, decreasing, stragglers, 30, mixing_matrix=matrix, age_limit=limit)
+    x = simulate(net.shares, decreasing, stragglers, 30, mixing_matrix=matrix, age_limit=limit)
     # The same additions in another order.
     np.testing.assert_allclose(
         x, naive(net, graph, matrix, stragglers, 30, 0 if rule == "fold" else max_age), rtol=0, atol=1e-12
@@ -120,8 +121,7 @@ def test_stale_and_fold_differ_on_lossy_links():
     matrix = mixing.metropolis(topology.ring(6))
     lossy = StragglerModel("none", 6, link_p=0.5)
     fold, stale = (
-        simulate(net.objective, net.rows, decreasing, lossy, 30, mixing_matrix=matrix, age_limit=limit)
-        for limit in (0, 20)
+        simulate(net.shares, decreasing, lossy, 30, mixing_matrix=matrix, age_limit=limit) for limit in (0, 20)
     )
     assert np.abs(fold - stale).max() > 1e-3
 
@@ -136,14 +136,13 @@ def test_methods_written_as_pure_functions_take_the_same_round(name):
     for t in range(8):
         sent = np.empty_like(x)
         for i in range(6):
-            gradient = net.objective.gradient(x[i], net.rows[i]) if stragglers.finishes(i, t) else None
+            gradient = net.shares[i].gradient(x[i]) if stragglers.finishes(i, t) else None
             method.local_step(x[i], gradient, decreasing(t), sent[i])
         exchanged = matrix @ sent if method.exchange == "gossip" else np.tile(sent.mean(axis=0), (6, 1))
         for i in range(6):
             method.combine(x[i], exchanged[i], decreasing(t), x[i])
     expected = simulate(
-        net.objective,
-        net.rows,
+        net.shares,
         decreasing,
         stragglers,
         8,
@@ -168,7 +167,7 @@ def test_error_contracts_by_the_factor_of_gradient_descent_every_round():
         return True
 
     matrix = mixing.metropolis(topology.complete(6))
-    simulate(net.objective, net.rows, lambda t: eta, NOBODY_LATE, 30, mixing_matrix=matrix, observe=observe)
+    simulate(net.shares, lambda t: eta, NOBODY_LATE, 30, mixing_matrix=matrix, observe=observe)
     assert len(errors) == 31
     for before, after in itertools.pairwise(errors):
         assert after <= (1 - eta * low) * before + 1e-13
@@ -184,16 +183,15 @@ def test_observer_sees_every_round_and_the_last_state_and_may_end_the_run():
         seen.append((round_, x.copy()))
         return round_ < 3
 
-    ended = simulate(net.objective, net.rows, decreasing, NOBODY_LATE, 10, mixing_matrix=matrix, observe=observe)
+    ended = simulate(net.shares, decreasing, NOBODY_LATE, 10, mixing_matrix=matrix, observe=observe)
     assert [round_ for round_, _ in seen] == [0, 1, 2, 3]
     assert not seen[0][1].any()
     np.testing.assert_array_equal(ended, seen[-1][1])
-    after_three = simulate(net.objective, net.rows, decreasing, NOBODY_LATE, 3, mixing_matrix=matrix)
+    after_three = simulate(net.shares, decreasing, NOBODY_LATE, 3, mixing_matrix=matrix)
     np.testing.assert_array_equal(ended, after_three)
     seen.clear()
     simulate(
-        net.objective,
-        net.rows,
+        net.shares,
         decreasing,
         NOBODY_LATE,
         2,
@@ -208,4 +206,4 @@ def test_a_step_far_too_large_raises_an_error_that_names_the_setting(synchronous
     net = Network()
     matrix = None if synchronous else mixing.metropolis(topology.ring(6))
     with pytest.raises(RunError, match=r"diverged in round \d+.* 1000 is too large. Lower step.size"):
-        simulate(net.objective, net.rows, lambda t: 1000.0, NOBODY_LATE, 1000, mixing_matrix=matrix)
+        simulate(net.shares, lambda t: 1000.0, NOBODY_LATE, 1000, mixing_matrix=matrix)

@@ -5,9 +5,9 @@ import pytest
 import scipy.sparse as sp
 from sklearn.datasets import dump_svmlight_file
 
-from goco_mpi.config import DataConfig
 from goco_mpi.data import sources
 from goco_mpi.errors import InputError
+from goco_mpi.schema import DataConfig
 
 FEATURES = np.random.default_rng(0).standard_normal((30, 12))
 TARGETS = np.arange(30.0)

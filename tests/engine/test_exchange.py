@@ -49,7 +49,7 @@ def gossip(
 
 def offer(exchange: Exchange, round_: int, params: np.ndarray) -> None:
     exchange.blank()[:] = params
-    exchange.offer(round_)
+    exchange.offer(round_, round_)
 
 
 def vector(rank: int, round_: int, n_params: int) -> np.ndarray:
@@ -86,7 +86,7 @@ def test_without_a_deadline_every_round_mixes_exactly_its_own_vectors(
         for weight, j in zip(weights, near, strict=True):
             expected += weight * vector(j, t, n_params)
         np.testing.assert_allclose(out, expected, rtol=1e-13)
-    exchange.close(n_rounds, own, False, LIMIT_S)
+    exchange.close(n_rounds, n_rounds, own, False, LIMIT_S)
     counts = exchange.counts()
     assert (counts.missed, counts.superseded, counts.suspected) == (0, 0, 0)
     assert counts.messages_sent == counts.messages_received == (n_rounds + 1) * len(near)
@@ -107,7 +107,7 @@ def test_scripted_loss_keeps_the_older_vector_up_to_the_age_limit(session: Sessi
         exchange.result(t, out)
         # Alone with its own vector a rank keeps it exactly; the neighbours' differ from it.
         assert (out == own).all() == (t > 3)
-    exchange.close(6, np.zeros(3), False, LIMIT_S)
+    exchange.close(6, 6, np.zeros(3), False, LIMIT_S)
     # A message lost by script was heard all the same: nobody was late.
     assert exchange.counts().missed == 0
 
@@ -125,7 +125,7 @@ def test_with_no_time_to_wait_nobody_waits_and_the_last_message_still_arrives(se
         exchange.wait(t)
         exchange.result(t, out)
         assert np.isfinite(out).all()
-    exchange.close(n_rounds, vector(session.rank, n_rounds, 3), False, LIMIT_S)
+    exchange.close(n_rounds, n_rounds, vector(session.rank, n_rounds, 3), False, LIMIT_S)
     counts = exchange.counts()
     # Every offer was sent or replaced by a newer one, and all that was sent arrived.
     assert counts.messages_sent + counts.superseded == (n_rounds + 1) * len(near)
@@ -147,7 +147,7 @@ def test_neighbours_who_have_gone_get_a_goodbye_and_are_not_waited_for(session: 
         offer(exchange, t, np.ones(3))
         exchange.wait(t)
         exchange.result(t, out)
-    exchange.close(n_rounds, np.ones(3), False, LIMIT_S)
+    exchange.close(n_rounds, n_rounds, np.ones(3), False, LIMIT_S)
     counts = exchange.counts()
     if session.rank > 0:
         assert counts.messages_received == 1  # the goodbye
@@ -160,7 +160,7 @@ def test_a_failure_spreads_to_neighbours_of_neighbours(session: Session) -> None
     exchange = gossip(session, line(session), 0.01)
     out = np.empty(3)
     if session.rank == 0:
-        exchange.close(0, np.ones(3), True, LIMIT_S)
+        exchange.close(0, 0, np.ones(3), True, LIMIT_S)
         return
     end = time.monotonic() + 2.0
     t = 0
@@ -171,7 +171,7 @@ def test_a_failure_spreads_to_neighbours_of_neighbours(session: Session) -> None
         t += 1
     # Whoever stops on hearing of it did not fail itself, and passes it on nevertheless.
     heard = exchange.failed
-    exchange.close(t, np.ones(3), False, LIMIT_S)
+    exchange.close(t, t, np.ones(3), False, LIMIT_S)
     assert heard
 
 
@@ -187,7 +187,7 @@ def test_thirty_exchanges_one_after_another_leave_nothing_behind(session: Sessio
             exchange.result(t, out)
             # A message of an earlier exchange would show as another cycle's number.
             np.testing.assert_allclose(out, cycle)
-        exchange.close(3, np.full(3, float(cycle)), False, LIMIT_S)
+        exchange.close(3, 3, np.full(3, float(cycle)), False, LIMIT_S)
     session.comm.Barrier()
     assert not session.comm.Iprobe()
 
@@ -238,7 +238,7 @@ def test_a_silent_neighbour_is_waited_for_once_and_trusted_again_when_it_keeps_p
     if not silent:
         # It could become a suspect once more only because it was trusted in between.
         assert exchange.counts().suspected >= 2
-    exchange.close(100, np.ones(3), False, LIMIT_S)
+    exchange.close(100, 100, np.ones(3), False, LIMIT_S)
 
 
 @pytest.mark.mpi(min_size=1)
@@ -252,7 +252,7 @@ def test_a_rank_without_neighbours_goes_on_alone(session: Session) -> None:
         exchange.wait(t)
         exchange.result(t, out)
         assert (out == 1.0).all()
-    exchange.close(3, np.ones(3), False, LIMIT_S)
+    exchange.close(3, 3, np.ones(3), False, LIMIT_S)
     assert exchange.counts().messages_sent == 0
 
 
@@ -269,8 +269,8 @@ def test_allreduce_gives_the_mean_at_any_pace(session: Session) -> None:
         exchange.result(t, out)
         expected = np.mean([vector(j, t, 4) for j in range(session.size)], axis=0)
         np.testing.assert_allclose(out, expected, rtol=1e-13)
-    exchange.close(20, own, False, LIMIT_S)
+    exchange.close(20, 20, own, False, LIMIT_S)
     counts = exchange.counts()
     assert (counts.messages_sent, counts.messages_received) == (20, 20)
-    assert counts.bytes_sent == 20 * 4 * 8
+    assert counts.bytes_sent == 20 * (4 + 2) * 8
     assert not exchange.failed

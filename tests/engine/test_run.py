@@ -13,16 +13,20 @@ from goco_mpi.core import topology
 from goco_mpi.core.methods import METHODS
 from goco_mpi.core.objectives import LeastSquares, WeightedRows
 from goco_mpi.core.schedules import StepSchedule
+from goco_mpi.core.shares import ModelShare
 from goco_mpi.core.stragglers import StragglerModel
 from goco_mpi.engine.deadline import Deadline
 from goco_mpi.engine.exchange import Exchange, ExchangeCounts
+from goco_mpi.engine.gradients import GradientWork
 from goco_mpi.engine.runner import RoundLoop, Snapshots
 from goco_mpi.engine.session import Session
 from goco_mpi.engine.slots import HEADER
+from goco_mpi.engine.stopping import Stopping
 from goco_mpi.engine.train import train
 from goco_mpi.errors import InputError, RunError
 from goco_mpi.experiment import lay_out, load_problem
 from goco_mpi.record import Outcome
+from goco_mpi.schema import StopConfig
 
 INF = math.inf
 
@@ -81,7 +85,7 @@ def check(outcome: Outcome, raw: dict[str, Any], size: int) -> None:
         )
     n_params = outcome.stacked_params.shape[1]
     for row, degree in zip(outcome.ranks, degrees, strict=True):
-        assert row["bytes_sent"] == row["messages_sent"] * 8 * (n_params if allreduce else n_params + HEADER)
+        assert row["bytes_sent"] == row["messages_sent"] * 8 * (n_params + (2 if allreduce else HEADER))
         # Every round and the goodbye offered one vector to each neighbour: sent, or replaced by a newer.
         if not allreduce:
             assert row["messages_sent"] + row["superseded"] == (row["rounds"] + 1) * degree
@@ -310,38 +314,52 @@ class ScriptedExchange(Exchange):
     def blank(self) -> np.ndarray:
         return self.vector
 
-    def offer(self, round_: int) -> None:
+    def offer(self, round_: int, step: int) -> None:
+        assert step == len(self.offered)
         self.offered.append(round_)
 
     def wait(self, round_: int) -> None:
         self.newest_round = self.heard.get(round_, self.newest_round)
         self.failed = round_ == self.fails_in
 
-    def result(self, round_: int, out: np.ndarray) -> None:
+    def result(self, round_: int, out: np.ndarray) -> list[int]:
         np.copyto(out, self.vector)
+        return []
 
-    def close(self, round_: int, params: np.ndarray, failed: bool, time_limit_s: float) -> None:
+    def tell(self, round_: int, value: float) -> None:
+        self.value = value
+
+    def told(self) -> float:
+        return self.value
+
+    def stop(self) -> None:
+        self.stopped = True
+
+    def close(self, round_: int, step: int, params: np.ndarray, failed: bool, time_limit_s: float) -> None:
         raise AssertionError("the loop does not close what it did not open")
 
     def counts(self) -> ExchangeCounts:
         return ExchangeCounts()
 
 
-def loop_over(exchange: Exchange, n_rounds: int = 10, step: float = 0.1) -> RoundLoop:
+def loop_over(
+    exchange: Exchange, n_rounds: int = 10, step: float = 0.1, stop: StopConfig | None = None, **options: Any
+) -> RoundLoop:
     """Return the loop of one rank that minimises |x|^2 / 2 + |x - 1|^2 / 2, in two dimensions."""
+    rows = WeightedRows(np.eye(2), np.ones(2), np.ones(2), 1.0)
+    share = ModelShare(LeastSquares(2, l2=1.0), rows, rows, [1, 1], [0.5, 0.5], rows)
     return RoundLoop(
-        rank=0,
-        objective=LeastSquares(2, l2=1.0),
-        rows=WeightedRows(np.eye(2), np.ones(2), np.ones(2), 1.0),
+        work=GradientWork(0, share, StragglerModel("none", 1), options.get("late", "discard")),
         method=METHODS["goco"],
         exchange=exchange,
         step_size=StepSchedule(step, None),
-        stragglers=StragglerModel("none", 1),
-        waits=False,
         compute_deadline=Deadline(INF, 1.0),
         n_rounds=n_rounds,
         snapshots=Snapshots(every=2),
+        stopping=Stopping(stop or StopConfig(), exchange, share.loss),
         progress=lambda round_: None,
+        start=np.zeros(2),
+        **{"late": "discard", **options},
     )
 
 

@@ -136,13 +136,13 @@ class ReceivingRank(RuleBasedStateMachine):
             return not lost
 
         # What the network does: it writes into the linked buffer, at a time of its own.
-        self.link.buffers[-1][:] = [self.round, flags, 0.0, *[self._payload(self.heard)] * N_PARAMS]
+        self.link.buffers[-1][:] = [self.round, flags, 0.0, self.heard, *[self._payload(self.heard)] * N_PARAMS]
         self.check_value()  # before the slot hears of it, what it holds is untouched
         if not lost:
             self.kept, self.kept_round = self.heard, self.round
         self.slot.complete(arrives)
         assert asked == [self.round]
-        assert self.slot.failed == (flags == FAILED)
+        assert self.slot.flags == flags
         assert self.slot.goodbye == self.ended
 
     @precondition(lambda self: self.ended)
@@ -158,11 +158,11 @@ class ReceivingRank(RuleBasedStateMachine):
     def check_value(self) -> None:
         if self.kept is None:
             assert self.slot.value is None
-            assert self.slot.value_round is None
+            assert (self.slot.value_round, self.slot.value_step) == (-1, -1)
         else:
             assert self.slot.value is not None
             assert self.slot.value.tolist() == [self._payload(self.kept)] * N_PARAMS
-            assert self.slot.value_round == self.kept_round
+            assert (self.slot.value_round, self.slot.value_step) == (self.kept_round, self.kept)
 
     @invariant()
     def counts_what_came(self) -> None:
@@ -208,7 +208,7 @@ def test_the_newest_message_is_kept_when_an_older_one_follows() -> None:
     link = FakeLink()
     slot = ReceiveSlot(link.memory, link.receive)
     for round_ in (5, 3):
-        link.buffers[-1][:] = [round_, 0, 0.0, *[round_] * N_PARAMS]
+        link.buffers[-1][:] = [round_, 0, 0.0, round_, *[round_] * N_PARAMS]
         slot.complete(lambda _: True)
     assert (slot.value_round, slot.heard_round) == (5, 5)
     assert slot.value is not None and slot.value.tolist() == [5.0] * N_PARAMS
@@ -218,7 +218,7 @@ def test_losing_the_goodbye_by_script_keeps_the_older_value_and_ends_all_the_sam
     link = FakeLink()
     slot = ReceiveSlot(link.memory, link.receive)
     for round_, flags in ((1, 0), (2, GOODBYE | FAILED)):
-        link.buffers[-1][:] = [round_, flags, 0.0, *[round_] * N_PARAMS]
+        link.buffers[-1][:] = [round_, flags, 0.0, round_, *[round_] * N_PARAMS]
         slot.complete(lambda round_: round_ == 1)
-    assert (slot.value_round, slot.heard_round, slot.goodbye, slot.failed) == (1, 2, True, True)
+    assert (slot.value_round, slot.heard_round, slot.goodbye, slot.flags) == (1, 2, True, GOODBYE | FAILED)
     assert len(link.buffers) == 2  # the first, and the one after round 1; none after the goodbye

@@ -1,0 +1,187 @@
+"""What one worker computes of a problem: its coded gradient, and its part of the loss."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from goco_mpi.core.objectives import Objective, WeightedRows
+
+Array = NDArray[np.float64]
+
+
+class Share(ABC):
+    """One worker's share of F = (1/M) sum_k f_k.
+
+    Attributes
+    ----------
+    n_params : int
+    n_shards : int
+        Shards that this worker holds.
+    n_rows : int
+        Samples among them, 0 where nobody counts them.
+    """
+
+    n_params: int
+    n_shards: int
+    n_rows: int = 0
+
+    @abstractmethod
+    def gradient_blocks(self, params: Array, out: Array, shard: int | None = None) -> Iterator[None]:
+        """Compute the coded gradient into ``out``, yielding after every block of work.
+
+        The caller may look up between blocks, for messages or the clock, and may stop early;
+        ``out`` is the gradient only once the iterator is exhausted.
+
+        Parameters
+        ----------
+        params : ndarray of shape (n_params,)
+        out : ndarray of shape (n_params,)
+            Overwritten with g_i = (N/M) sum_k a_ik grad f_k(params) over the shards held.
+        shard : int, optional
+            Place of one of the ``n_shards`` shards: only its term of the sum.
+        """
+
+    @abstractmethod
+    def loss(self, params: Array) -> float:
+        """Return the part of F(params) that this worker answers for; all workers' add up to F."""
+
+    def hessian_product(self, params: Array, direction: Array) -> Array:
+        """Return the derivative of the coded gradient at ``params`` along ``direction``.
+
+        Here by central differences, with a step that balances rounding and curvature.
+        """
+        size = float(np.linalg.norm(direction))
+        if size == 0.0:
+            return np.zeros_like(params)
+        step = (np.finfo(np.float64).eps ** (1.0 / 3.0)) * (1.0 + float(np.linalg.norm(params))) / size
+        difference = self.gradient(params + step * direction) - self.gradient(params - step * direction)
+        return difference / (2.0 * step)
+
+    def correct(self, params: Array) -> tuple[float, int] | None:
+        """Return how many of this worker's test samples are classified right, and of how many.
+
+        None where there are no classes.
+        """
+        return None
+
+    def gradient(self, params: Array, shard: int | None = None) -> Array:
+        """Return the coded gradient, or one shard's term of it, shape (n_params,)."""
+        out = np.empty(self.n_params)
+        for _ in self.gradient_blocks(params, out, shard):
+            pass
+        return out
+
+
+class ModelShare(Share):
+    """Rows of data under a model's objective.
+
+    Parameters
+    ----------
+    objective : Objective
+    coded : WeightedRows
+        The worker's shards one after the other, under their encoding weights.
+    owned : WeightedRows
+        The same arrays, weighted so that the losses of all workers add up to F.
+    sizes : sequence of int
+        Rows of each shard.
+    l2_weights : sequence of float
+        Each shard's part of ``coded.l2_weight``.
+    test : WeightedRows
+        The worker's part of the test samples; the weights do not matter.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        coded: WeightedRows,
+        owned: WeightedRows,
+        sizes: Sequence[int],
+        l2_weights: Sequence[float],
+        test: WeightedRows,
+    ) -> None:
+        self.objective = objective
+        self.coded = coded
+        self.owned = owned
+        self.test = test
+        self.n_params = objective.n_params
+        self.n_shards = len(sizes)
+        self.n_rows = coded.n_rows
+        self._ends = np.cumsum(sizes)
+        self._l2_weights = l2_weights
+
+    def gradient_blocks(self, params: Array, out: Array, shard: int | None = None) -> Iterator[None]:
+        """Go through all rows in one weighted pass, or through one shard's."""
+        rows = self.coded
+        if shard is not None:
+            start = int(self._ends[shard - 1]) if shard else 0
+            rows = rows.part(slice(start, int(self._ends[shard])), self._l2_weights[shard])
+        return self.objective.gradient_blocks(params, rows, out)
+
+    def loss(self, params: Array) -> float:
+        """Return the weighted losses of the rows of the shards that this worker owns."""
+        return self.objective.loss(params, self.owned)
+
+    def hessian_product(self, params: Array, direction: Array) -> Array:
+        """Return the coded objective's Hessian at ``params`` times ``direction``."""
+        return self.objective.hessian_product(params, self.coded, direction)
+
+    def correct(self, params: Array) -> tuple[float, int] | None:
+        """Return how many of the worker's test samples are classified right, and of how many."""
+        right = self.objective.accuracy(params, self.test.features, self.test.targets)
+        return None if right is None else (float(right.sum()), self.test.n_rows)
+
+
+class ShardObjective(Protocol):
+    """What a user's own objective must offer: f_k and its gradient, a shard being any object."""
+
+    def loss(self, x: Array, shard: Any) -> float:
+        """Return f_k(x)."""
+
+    def gradient(self, x: Array, shard: Any, out: Array) -> object:
+        """Write grad f_k(x) into ``out``."""
+
+
+class CustomShare(Share):
+    """Shards of a user's own objective.
+
+    Parameters
+    ----------
+    objective : ShardObjective
+    n_params : int
+    shards : sequence of object
+        The shards that this worker holds.
+    weights : ndarray of shape (n_shards,)
+        (N/M) a_ik of each.
+    owned : ndarray of shape (n_shards,)
+        1/M for a shard whose loss this worker answers for, 0 for the others.
+    """
+
+    def __init__(
+        self, objective: ShardObjective, n_params: int, shards: Sequence[Any], weights: Array, owned: Array
+    ) -> None:
+        self.objective = objective
+        self.n_params = n_params
+        self.n_shards = len(shards)
+        self._shards = shards
+        self._weights = weights
+        self._owned = owned
+        self._term = np.empty(n_params)
+
+    def gradient_blocks(self, params: Array, out: Array, shard: int | None = None) -> Iterator[None]:
+        """Take one shard after the other, or only one; yield after each."""
+        out[:] = 0.0
+        for place in range(self.n_shards) if shard is None else (shard,):
+            self.objective.gradient(params, self._shards[place], out=self._term)
+            self._term *= self._weights[place]
+            out += self._term
+            yield
+
+    def loss(self, params: Array) -> float:
+        """Return the mean over the shards that this worker owns, of the losses of all."""
+        parts = zip(self._owned, self._shards, strict=True)
+        return float(sum(weight * self.objective.loss(params, shard) for weight, shard in parts if weight))

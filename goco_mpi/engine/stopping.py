@@ -1,0 +1,107 @@
+"""When a rank thinks that the run has gone on long enough: target loss, gradient norm, wall clock.
+
+Each rank decides on its own, from what it knows; the word spreads over the graph with the
+goodbyes, so that all ranks stop within as many rounds as the graph's diameter.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from goco_mpi.engine.exchange import Exchange
+from goco_mpi.schema import StopConfig
+
+Array = NDArray[np.float64]
+
+
+class Stopping:
+    """The stop conditions of one rank.
+
+    Parameters
+    ----------
+    config : StopConfig
+    exchange : Exchange
+        Carries the ranks' losses, and the word to stop.
+    loss : callable (ndarray of shape (n_params,)) -> float
+        This rank's part of F.
+
+    Attributes
+    ----------
+    reason : str or None
+        The key of ``[stop]`` by which this rank decided, None as long as it has not.
+
+    Notes
+    -----
+    The *loss* is the sum of what all ranks last told of their parts of F, each at its own
+    parameters and up to ``every`` rounds and one diameter of the graph old.
+
+    The *gradient norm* is ``|x(t) - x(s)| / (eta_s + ... + eta_{t-1})`` over a window of at least
+    ``every`` rounds and one gradient: where the ranks keep close, the mean of their parameters moves by
+    ``-eta grad F`` a round, and so does each of them. What stragglers add as noise is averaged over the window.
+    """
+
+    def __init__(self, config: StopConfig, exchange: Exchange, loss: Callable[[Array], float]) -> None:
+        self._config = config
+        self._exchange = exchange
+        self._loss = loss
+        self._end = math.inf
+        self._next_loss_round = 0
+        self._travelled = 0.0
+        self._window_start = self._last_round = 0
+        self._gradients = 0
+        self._origin: Array | None = None
+        self.reason: str | None = None
+
+    def start(self, params: Array) -> None:
+        """Start the clock and the first window."""
+        if self._config.time_limit_s is not None:
+            self._end = time.perf_counter() + self._config.time_limit_s
+        if self._config.gradient_norm is not None:
+            self._origin = params.copy()
+
+    def out_of_time(self) -> bool:
+        """Check the clock, also in the middle of a gradient; return whether the run stops."""
+        if self.reason is None and time.perf_counter() >= self._end:
+            self._decide("time_limit_s")
+        return self._exchange.stopped
+
+    def after_round(self, round_: int, step_size: float, used_gradient: bool, params: Array) -> None:
+        """Look at what a round brought.
+
+        Parameters
+        ----------
+        round_ : int
+            The round to come.
+        step_size : float
+            Of the rounds since the last call: more than one after a jump.
+        used_gradient : bool
+            Whether this rank took a step of its own.
+        params : ndarray of shape (n_params,)
+        """
+        if self.reason is not None:
+            return
+        if self._config.target_loss is not None:
+            if round_ >= self._next_loss_round:
+                self._exchange.tell(round_, self._loss(params))
+                self._next_loss_round = round_ + self._config.every
+            if self._exchange.told() <= self._config.target_loss:
+                self._decide("target_loss")
+        if self._origin is not None and self._config.gradient_norm is not None:
+            self._travelled += (round_ - self._last_round) * step_size
+            self._last_round = round_
+            self._gradients += used_gradient
+            if round_ - self._window_start >= self._config.every and self._gradients:
+                norm = float(np.linalg.norm(params - self._origin)) / self._travelled
+                if norm <= self._config.gradient_norm:
+                    self._decide("gradient_norm")
+                self._travelled, self._gradients, self._window_start = 0.0, 0, round_
+                np.copyto(self._origin, params)
+
+    def _decide(self, reason: str) -> None:
+        self.reason = reason
+        self._exchange.stop()

@@ -1,0 +1,186 @@
+"""The keys of an experiment file, each with its default and what it means.
+
+The key names are a contract with users. Reading and checking them is `goco_mpi.config`.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One table of the experiment file."""
+
+
+class DataConfig(Section, frozen=True):
+    """Where the samples come from and how they are cut into shards."""
+
+    source: str = "digits"
+    """digits | breast_cancer | diabetes | synthetic | a path."""
+    format: str = "auto"
+    """auto (by suffix) | svmlight | npz | npy."""
+    targets: str | None = None
+    """For .npy features: the .npy file with the targets."""
+    partition: str = "iid"
+    """iid | by_label (sorted by target) | in_order (as the file has them)."""
+    shards: int = 16
+    standardize: bool = False
+    """Centre and scale every feature by its training mean and deviation (CSR: scale only)."""
+    intercept: bool = True
+    """Append a column of ones."""
+    test_fraction: float = 0.2
+    """Share of the samples kept for testing, in [0, 1)."""
+    n_samples: int = 4000
+    """Synthetic only: rows."""
+    n_features: int = 50
+    """Synthetic only: columns."""
+    noise: float = 0.5
+    """Synthetic only: standard deviation of the label noise."""
+    heterogeneity: float = 0.0
+    """Synthetic only: how far each shard's own solution lies from the common one."""
+
+
+class ObjectiveConfig(Section, frozen=True):
+    """What is minimised."""
+
+    kind: str = "softmax"
+    """least_squares | logistic | softmax."""
+    l2: float = 1e-3
+
+
+class TopologyConfig(Section, frozen=True):
+    """Who gossips with whom."""
+
+    kind: str = "exponential"
+    """ring | grid | torus | hypercube | complete | star | exponential | random_regular | erdos_renyi | edges."""
+    mixing_matrix: str = "metropolis"
+    """metropolis | lazy_metropolis."""
+    rows: int | None = None
+    """grid, torus: number of rows (default: as square as possible)."""
+    degree: int = 4
+    """random_regular: neighbours of each worker."""
+    p: float = 0.5
+    """erdos_renyi: probability of an edge."""
+    edges: tuple[tuple[int, int], ...] = ()
+    """edges: pairs of workers."""
+
+
+class PlacementConfig(Section, frozen=True):
+    """Which worker holds which shard."""
+
+    kind: str = "pairwise_balanced"
+    """pairwise_balanced | fractional_repetition | cyclic | bernoulli | uncoded."""
+    replication: int = 2
+    """Workers that hold each shard; always 1 for uncoded."""
+
+
+class MethodConfig(Section, frozen=True):
+    """What a round does."""
+
+    kind: str = "goco"
+    """goco | dgd | allreduce."""
+    late: str = "discard"
+    """What a gradient is worth that misses its deadline: discard (nothing) | partial (the shards done
+    so far count, in random order) | memory (it is carried on with and used when ready, until then the last
+    one is) | wait (there is no deadline: both are inf)."""
+    weights: str = "coverage"
+    """paper | coverage | plain: the encoding weights."""
+    mixing: str = "stale"
+    """stale | fold: what is done with late neighbours."""
+    max_age: int = 20
+    """stale: rounds after which a neighbour's vector is no longer used."""
+
+
+class StepConfig(Section, frozen=True):
+    """The step size."""
+
+    kind: str = "auto"
+    """constant | decreasing (size / (1 + t / tau)) | auto (scale / curvature at the start)."""
+    size: float | None = None
+    tau: float | None = None
+    """decreasing: rounds after which the step has halved; auto: decreasing if given."""
+    scale: float = 1.0
+    """auto: multiple of the inverse curvature."""
+
+
+class DeadlineConfig(Section, frozen=True):
+    """How long a rank waits: a number of seconds, inf, or "auto"."""
+
+    compute_s: float | str = "auto"
+    """For the rank's own gradient."""
+    gossip_s: float | str = "auto"
+    """For its neighbours' messages."""
+    compute_factor: float = 2.0
+    """auto: multiple of the running median of the rank's own gradient time."""
+    gossip_factor: float = 0.1
+    """auto: multiple of the running median of a round's work and, weighted more, its time in the network."""
+    poll_s: float | str = "auto"
+    """Sleep between two looks at the messages: seconds, or auto (0 where ranks have cores of their own)."""
+    shutdown_s: float = 60.0
+    """How long the end waits for a silent rank before the job is aborted."""
+    progress_thread: bool = False
+    """Let a thread receive messages while a gradient without blocks is computed, such as one from another library."""
+
+
+class StopConfig(Section, frozen=True):
+    """When to end before the last round: one rank decides, the word spreads with the gossip."""
+
+    target_loss: float | None = None
+    """Training loss F; estimated in the run from each rank's own parameters and shards."""
+    gradient_norm: float | None = None
+    """Norm of grad F; estimated from how far a rank's parameters moved, divided by the steps of these rounds."""
+    time_limit_s: float | None = None
+    """Wall-clock seconds in the round loop."""
+    every: int = 10
+    """Rounds between two looks at the loss and at the gradient's norm."""
+
+
+class StragglerConfig(Section, frozen=True):
+    """Injected lateness, for experiments."""
+
+    kind: str = "none"
+    """none | bernoulli (p, logical) | persistent (ranks, factor: logical) | slow (ranks, factor: real)
+    | delays (delay_p, delay_s: real)."""
+    p: float = 0.0
+    ranks: tuple[int, ...] = ()
+    factor: float = 10.0
+    work_s: float = 0.0
+    """Every rank's gradient takes at least this long: it sleeps the rest."""
+    delay_p: float = 0.0
+    """slow, delays: probability that another rank is delayed in a round."""
+    delay_s: float = 0.0
+    """slow, delays: mean delay in seconds."""
+    distribution: str = "exponential"
+    """exponential | pareto | constant: of the delays."""
+    link_p: float = 0.0
+    """Probability that a message is lost on arrival (logical; goes with any kind)."""
+
+
+class RecordConfig(Section, frozen=True):
+    """What is recorded."""
+
+    every: int = 20
+    """Rounds between two rows of history.csv."""
+    optimum: bool = False
+    """Also find the optimum (scipy L-BFGS on the pooled data, on rank 0) and report suboptimality."""
+    events: bool = True
+    """Keep what decided each rank's every vector, for goco replay: 8 bytes a round and 4 for each neighbour."""
+    timeline: bool = False
+    """Also keep when: for goco report --timeline."""
+
+
+class RunConfig(Section, frozen=True):
+    """A whole experiment."""
+
+    seed: int = 0
+    rounds: int = 200
+    data: DataConfig = DataConfig()
+    objective: ObjectiveConfig = ObjectiveConfig()
+    topology: TopologyConfig = TopologyConfig()
+    placement: PlacementConfig = PlacementConfig()
+    method: MethodConfig = MethodConfig()
+    step: StepConfig = StepConfig()
+    deadline: DeadlineConfig = DeadlineConfig()
+    stop: StopConfig = StopConfig()
+    stragglers: StragglerConfig = StragglerConfig()
+    record: RecordConfig = RecordConfig()
