@@ -48,15 +48,14 @@ def waitsome_until(requests: list[MPI.Request], deadline: float, poll_s: float) 
     list of int
         Empty if nothing completed in time, or nothing is active.
     """
+    testsome = MPI.Request.Testsome
     n_tests = 0
     while True:
-        indices = MPI.Request.Testsome(requests)
+        indices = testsome(requests)
         if indices is None:
             return []
-        if indices:
+        if indices or time.perf_counter() >= deadline:
             return indices
-        if time.perf_counter() >= deadline:
-            return []
         n_tests += 1
         _pause(n_tests, poll_s)
 
@@ -91,6 +90,12 @@ class Deadline:
     window : int
         auto: how many observations the median is over.
 
+    Attributes
+    ----------
+    seconds : float
+    learns : bool
+        Whether it is a learned one.
+
     Examples
     --------
     >>> deadline = Deadline("auto", factor=2.0, first_s=1.0)
@@ -101,10 +106,10 @@ class Deadline:
     """
 
     def __init__(self, setting: float | str, factor: float, first_s: float = math.inf, window: int = 31) -> None:
-        self._auto = setting == "auto"
+        self.learns = setting == "auto"
         self._factor = factor
         self._seen: deque[float] = deque(maxlen=window)
-        self.seconds = first_s if self._auto else float(setting)
+        self.seconds = first_s if self.learns else float(setting)
 
     def observe(self, seconds: float) -> None:
         """Take in one duration.
@@ -112,6 +117,6 @@ class Deadline:
         One that was cut short counts as what it lasted until then: as the deadline exceeds the
         median, a lasting slow-down then moves the median up.
         """
-        if self._auto:
+        if self.learns:
             self._seen.append(seconds)
             self.seconds = self._factor * statistics.median(self._seen)

@@ -133,6 +133,7 @@ class _Edge:
     send: SendSlot
     receive: ReceiveSlot
     suspicion: Suspicion
+    arrives: Callable[[int], bool] | None
     arrived_s: float = math.nan
 
 
@@ -155,7 +156,7 @@ class GossipExchange(Exchange):
         round's vectors are waited for and mixed exactly, as in the simulator.
     poll_s : float
         Sleep between two looks, in seconds.
-    arrives : callable (source, round) -> bool
+    arrives : callable (source, round) -> bool, optional
         Scripted loss of messages.
     bulletin : Bulletin, optional
         Numbers for all ranks that travel with the vectors, where somebody wants them.
@@ -170,7 +171,7 @@ class GossipExchange(Exchange):
         age_limit: int,
         deadline: Deadline,
         poll_s: float,
-        arrives: Callable[[int, int], bool],
+        arrives: Callable[[int, int], bool] | None = None,
         bulletin: Bulletin | None = None,
     ) -> None:
         self._graph = comm.Create_dist_graph_adjacent(list(neighbors), list(neighbors), reorder=False)
@@ -217,7 +218,9 @@ class GossipExchange(Exchange):
             sends[message].Start()
             return sends[message]
 
-        return _Edge(neighbor, SendSlot(send), ReceiveSlot(buffers, receive, self._n_bulletin), Suspicion())
+        slot = ReceiveSlot(buffers, receive, self._n_bulletin)
+        arrives = None if self._arrives is None else partial(self._arrives, neighbor)
+        return _Edge(neighbor, SendSlot(send), slot, Suspicion(), arrives)
 
     def blank(self) -> Array:
         """Return the vector to fill, in the very message that will carry it."""
@@ -232,24 +235,27 @@ class GossipExchange(Exchange):
 
     def _progress(self, deadline: float) -> None:
         """Complete whatever is complete; wait for the first such until ``deadline``."""
-        for index in waitsome_until(self._requests, deadline, self._poll_s):
-            if index < len(self._edges):
+        requests, degree = self._requests, self.degree
+        for index in waitsome_until(requests, deadline, self._poll_s):
+            if index < degree:
                 self._take_in(self._edges[index])
                 self._listen(index)
             else:
-                slot = self._edges[index - len(self._edges)].send
+                slot = self._edges[index - degree].send
                 slot.complete()
-                self._requests[index] = MPI.REQUEST_NULL if slot.request is None else slot.request
+                requests[index] = slot.request or MPI.REQUEST_NULL
 
     def _take_in(self, edge: _Edge) -> None:
         slot = edge.receive
         if self._bulletin is not None:
             self._bulletin.merge(slot.bulletin)
-        slot.complete(partial(self._arrives, edge.neighbor))
+        slot.complete(edge.arrives)
         edge.arrived_s = time.perf_counter()
-        self.newest_round = max(self.newest_round, slot.heard_round)
-        self.failed |= bool(slot.flags & FAILED)
-        self.stopped |= bool(slot.flags & STOPPED)
+        if slot.heard_round > self.newest_round:
+            self.newest_round = slot.heard_round
+        if slot.flags:
+            self.failed |= bool(slot.flags & FAILED)
+            self.stopped |= bool(slot.flags & STOPPED)
 
     def _listen(self, index: int) -> None:
         """Test an edge's posted receive from now on, unless it must not be heard yet."""
@@ -263,7 +269,7 @@ class GossipExchange(Exchange):
         """Hand the message to every slot."""
         self._round = round_
         if self._synchronous:
-            for index in range(len(self._edges)):
+            for index in range(self.degree):
                 self._listen(index)
         self._send(round_, step, 0)
 
@@ -271,39 +277,47 @@ class GossipExchange(Exchange):
         if self._synchronous:
             self._let_leave(math.inf)
         self._busy_s = time.perf_counter() - self._busy_since
-        self._message.buffer[:HEADER] = round_, flags, self._busy_s, step
+        self._message.write_header(round_, flags, self._busy_s, step)
         if self._bulletin is not None:
             self._message.bulletin[:] = self._bulletin.entries.ravel()
-        for index, edge in enumerate(self._edges, len(self._edges)):
+        for index, edge in enumerate(self._edges, self.degree):
             edge.send.offer(self._message)
             self._requests[index] = edge.send.request
 
     def _let_leave(self, end: float) -> None:
         """Let waiting messages leave, lest the next supersedes them: synchronous neighbours need every round's."""
-        while any(edge.send.crowded for edge in self._edges) and time.perf_counter() < end:
-            self._progress(end)
+        for edge in self._edges:
+            while edge.send.crowded and time.perf_counter() < end:
+                self._progress(end)
 
     def wait(self, round_: int) -> None:
         """Wait until every trusted neighbour has delivered this round, or the deadline."""
         start = time.perf_counter()
         deadline = start + self._deadline.seconds
-        self.drain()
         trusted = [edge for edge in self._edges if not edge.suspicion.suspect]
-        awaited = [edge for edge in trusted if _lags(edge, round_)]
-        while awaited and not self.failed and time.perf_counter() < deadline:
+        awaited = [edge for edge in trusted if edge.receive.reached < round_]
+        self._progress(deadline if awaited else start)
+        while not self.failed:
+            awaited = [edge for edge in awaited if edge.receive.reached < round_]
+            if not awaited or time.perf_counter() >= deadline:
+                break
             self._progress(deadline)
-            awaited = [edge for edge in awaited if _lags(edge, round_)]
         self._busy_since = time.perf_counter()
-        if trusted:
+        if trusted and self._deadline.learns:
             explained = max(max(edge.receive.busy_s for edge in trusted) - self._busy_s, 0.0)
             network_s = max(self._busy_since - start - explained, 0.0)
             self._deadline.observe(self._busy_s + NETWORK_WEIGHT * network_s)
         for edge in self._edges:
-            lag = 0 if edge.receive.goodbye else round_ - edge.receive.heard_round
-            was_suspect = edge.suspicion.suspect
-            self._counts.missed += lag > 0
-            edge.suspicion.judge(edge.receive.heard_round, lag, missed=lag > 0 and not was_suspect)
-            self._counts.suspected += edge.suspicion.suspect and not was_suspect
+            if edge.receive.reached < round_ or not edge.suspicion.settled:
+                self._judge(edge, round_)
+
+    def _judge(self, edge: _Edge, round_: int) -> None:
+        suspicion, reached = edge.suspicion, edge.receive.reached
+        was_suspect = suspicion.suspect
+        late = reached < round_
+        self._counts.missed += late
+        suspicion.judge(edge.receive.heard_round, late, missed=late and not was_suspect)
+        self._counts.suspected += suspicion.suspect and not was_suspect
 
     def result(self, round_: int, out: Array) -> list[int]:
         """Mix the vector sent with the neighbours' newest by the rule that the age limit stands for."""
@@ -371,10 +385,6 @@ class GossipExchange(Exchange):
             messages_received=sum(edge.receive.n_received for edge in self._edges),
             superseded=sum(edge.send.n_superseded for edge in self._edges),
         )
-
-
-def _lags(edge: _Edge, round_: int) -> bool:
-    return not edge.receive.goodbye and edge.receive.heard_round < round_
 
 
 def _shutdown_advice(time_limit_s: float) -> str:

@@ -7,6 +7,7 @@ seconds of work, step of the sender), where there is one the bulletin, and the p
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -40,6 +41,14 @@ class Message:
         self.bulletin = self.buffer[HEADER : HEADER + n_bulletin]
         self.params = self.buffer[HEADER + n_bulletin :]
         self.users = 0
+
+    def write_header(self, round_: int, flags: int, busy_s: float, step: int) -> None:
+        """Say what the message is; one number at a time is quicker than a slice."""
+        buffer = self.buffer
+        buffer[0] = round_
+        buffer[1] = flags
+        buffer[2] = busy_s
+        buffer[3] = step
 
 
 class Outbox:
@@ -131,6 +140,8 @@ class ReceiveSlot:
         Seconds the neighbour worked, rather than waited, for the message heard last.
     flags : int
         What the neighbour said last; after a goodbye nothing more comes and nothing is posted.
+    reached : float
+        ``heard_round``; infinite after the goodbye, as nothing more is owed then.
     """
 
     def __init__(self, buffers: Array, start: Callable[[int], Any], n_bulletin: int = 0) -> None:
@@ -144,6 +155,7 @@ class ReceiveSlot:
         self.value_step = -1
         self.busy_s = 0.0
         self.flags = 0
+        self.reached = -1.0
         self.n_received = 0
         self.request: Any = start(0)
 
@@ -162,21 +174,23 @@ class ReceiveSlot:
         """The bulletin that arrived, to be read before the next `complete`."""
         return self._bulletins[self._posted]
 
-    def complete(self, arrives: Callable[[int], bool]) -> None:
+    def complete(self, arrives: Callable[[int], bool] | None = None) -> None:
         """Take in the message that arrived and post the next receive at once.
 
         Parameters
         ----------
-        arrives : callable round -> bool
+        arrives : callable round -> bool, optional
             False for a message that a straggler script loses: it is heard but not kept.
         """
         round_, flags, self.busy_s, step = self._heads[self._posted].tolist()
         round_ = int(round_)
         self.n_received += 1
         self.flags = int(flags)
-        self.heard_round = max(self.heard_round, round_)
+        if round_ > self.heard_round:
+            self.heard_round = round_
+        self.reached = math.inf if self.flags & GOODBYE else self.heard_round
         # A goodbye carries the final parameters, and is mixed like any vector where rounds go on.
-        if arrives(round_) and round_ >= self.value_round:
+        if (arrives is None or arrives(round_)) and round_ >= self.value_round:
             self.value_round, self.value_step = round_, int(step)
             self._posted = 1 - self._posted
         self.request = None if self.flags & GOODBYE else self._start(self._posted)

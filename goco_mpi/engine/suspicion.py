@@ -20,38 +20,46 @@ class Suspicion:
 
     A rank that is slow for good does neither, so it costs its neighbours one deadline in all.
 
+    Attributes
+    ----------
+    suspect : bool
+        Whether not to wait for it.
+    settled : bool
+        Whether another round in time would change nothing: so for most, most of the time.
+
     Examples
     --------
     >>> suspicion = Suspicion()
-    >>> suspicion.judge(heard_round=2, lag=1, missed=True); suspicion.suspect
+    >>> suspicion.judge(heard_round=2, late=True, missed=True); suspicion.suspect
     True
-    >>> for round_ in (5, 6, 7): suspicion.judge(heard_round=round_, lag=1, missed=False)
+    >>> for round_ in (5, 6, 7): suspicion.judge(heard_round=round_, late=True, missed=False)
     >>> suspicion.suspect
     False
     """
 
     def __init__(self) -> None:
         self.suspect = False
+        self.settled = False
         self._heard_round = -1
         self._in_pace = 0
         self._in_time = 0
         self._patience = TRUSTED_AFTER
         self._on_trial = False
 
-    def judge(self, heard_round: int, lag: int, missed: bool) -> None:
+    def judge(self, heard_round: int, late: bool, missed: bool) -> None:
         """Take note of one of the rank's own rounds.
 
         Parameters
         ----------
         heard_round : int
             Newest round heard of the neighbour so far.
-        lag : int
-            Rounds that it is behind; 0 or less if this round's message is there.
+        late : bool
+            Whether this round's message is not there.
         missed : bool
             Whether it was waited for until the deadline in vain.
         """
         self._in_pace = self._in_pace + 1 if heard_round > self._heard_round else 0
-        self._in_time = self._in_time + 1 if lag <= 0 else 0
+        self._in_time = 0 if late else self._in_time + 1
         self._heard_round = heard_round
         if missed:
             if self._on_trial:
@@ -62,3 +70,4 @@ class Suspicion:
             self._on_trial = not self.suspect
         elif self._in_time >= TRUSTED_AFTER:
             self._on_trial, self._patience = False, TRUSTED_AFTER
+        self.settled = not (self.suspect or self._on_trial) and self._in_time >= TRUSTED_AFTER

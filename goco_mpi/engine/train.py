@@ -208,6 +208,7 @@ def _exchange(session: Session, layout: Layout, n_params: int) -> Exchange:
     poll_s = session.poll_s if config.deadline.poll_s == "auto" else float(config.deadline.poll_s)
     if layout.method.exchange == "allreduce":
         return AllreduceExchange(session.comm, n_params, poll_s)
+    lossy = layout.stragglers.link_p > 0.0
     return GossipExchange(
         session.comm,
         layout.topology.neighbors(session.rank),
@@ -216,7 +217,7 @@ def _exchange(session: Session, layout: Layout, n_params: int) -> Exchange:
         gossip.age_limit(config.method.mixing, config.method.max_age),
         Deadline(config.deadline.gossip_s, config.deadline.gossip_factor, FIRST_GOSSIP_S),
         poll_s,
-        lambda source, round_: layout.stragglers.arrives(source, session.rank, round_),
+        (lambda source, round_: layout.stragglers.arrives(source, session.rank, round_)) if lossy else None,
         None if config.stop.target_loss is None else Bulletin(session.size),
     )
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from goco_mpi.engine.suspicion import MOST_PATIENCE, TRUSTED_AFTER, Suspicion
 
-IN_TIME, LATE = 0, 1
+IN_TIME, LATE = False, True
 
 
 def suspected() -> Suspicion:
     """Return the suspicion of a neighbour that has missed one deadline, heard up to round 0."""
     suspicion = Suspicion()
-    suspicion.judge(heard_round=0, lag=LATE, missed=True)
+    suspicion.judge(heard_round=0, late=LATE, missed=True)
     return suspicion
 
 
