@@ -69,9 +69,8 @@ def lay_out(config: RunConfig, n_workers: int) -> Layout:
         If the config does not fit that number of workers.
     """
     graph = _topology(config, n_workers)
-    holders = placement.build(
-        config.placement.kind, n_workers, config.data.shards, config.placement.replication, config.seed
-    )
+    replication = min(2, n_workers) if config.placement.replication is None else config.placement.replication
+    holders = placement.build(config.placement.kind, n_workers, config.data.shards, replication, config.seed)
     straggler_config = config.stragglers
     stragglers = StragglerModel(
         kind=straggler_config.kind,

@@ -70,8 +70,8 @@ class PlacementConfig(Section, frozen=True):
 
     kind: str = "pairwise_balanced"
     """pairwise_balanced | fractional_repetition | cyclic | bernoulli | uncoded."""
-    replication: int = 2
-    """Workers that hold each shard; always 1 for uncoded."""
+    replication: int | None = None
+    """Workers that hold each shard (default: 2, where there are as many); always 1 for uncoded."""
 
 
 class MethodConfig(Section, frozen=True):

@@ -143,7 +143,7 @@ class ShardObjective(Protocol):
         """Return f_k(x)."""
 
     def gradient(self, x: Array, shard: Any, out: Array) -> object:
-        """Write grad f_k(x) into ``out``."""
+        """Write grad f_k(x) into ``out``, or return it."""
 
 
 class CustomShare(Share):
@@ -176,7 +176,9 @@ class CustomShare(Share):
         """Take one shard after the other, or only one; yield after each."""
         out[:] = 0.0
         for place in range(self.n_shards) if shard is None else (shard,):
-            self.objective.gradient(params, self._shards[place], out=self._term)
+            returned = self.objective.gradient(params, self._shards[place], out=self._term)
+            if isinstance(returned, np.ndarray) and returned is not self._term:
+                np.copyto(self._term, returned)
             self._term *= self._weights[place]
             out += self._term
             yield

@@ -97,7 +97,7 @@ class Session:
             self.abort(f"{self.prefix} interrupted")
         else:
             text = "".join(traceback.format_exception(kind, error, trace))
-            self.abort(f"{self.prefix} unexpected error, please report it:\n{text}")
+            self.abort(f"{self.prefix} unexpected error; please report it, unless it comes from code of yours:\n{text}")
 
     def close(self) -> None:
         """Free the private communicator; twice is safe. Collective."""

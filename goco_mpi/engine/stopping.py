@@ -1,4 +1,4 @@
-"""When a rank thinks that the run has gone on long enough: target loss, gradient norm, wall clock.
+"""When a rank thinks that the run has gone on long enough: target loss, gradient norm, wall clock, callback.
 
 Each rank decides on its own, from what it knows; the word spreads over the graph with the
 goodbyes, so that all ranks stop within as many rounds as the graph's diameter.
@@ -29,11 +29,13 @@ class Stopping:
         Carries the ranks' losses, and the word to stop.
     loss : callable (ndarray of shape (n_params,)) -> float
         This rank's part of F.
+    callback : callable (round, params) -> object, optional
+        A user's own look at every round; a StopIteration from it stops the run.
 
     Attributes
     ----------
     reason : str or None
-        The key of ``[stop]`` by which this rank decided, None as long as it has not.
+        The key of ``[stop]`` by which this rank decided, or ``callback``; None as long as it has not.
 
     Notes
     -----
@@ -43,10 +45,19 @@ class Stopping:
     The *gradient norm* is ``|x(t) - x(s)| / (eta_s + ... + eta_{t-1})`` over a window of at least
     ``every`` rounds and one gradient: where the ranks keep close, the mean of their parameters moves by
     ``-eta grad F`` a round, and so does each of them. What stragglers add as noise is averaged over the window.
+    Two windows in a row must agree, of which one is a round longer: parameters that jump to and fro, as with
+    too large a step, are back where they were after an even number of rounds.
     """
 
-    def __init__(self, config: StopConfig, exchange: Exchange, loss: Callable[[Array], float]) -> None:
+    def __init__(
+        self,
+        config: StopConfig,
+        exchange: Exchange,
+        loss: Callable[[Array], float],
+        callback: Callable[[int, Array], object] | None = None,
+    ) -> None:
         self._config = config
+        self._callback = callback
         self._exchange = exchange
         self._loss = loss
         self._end = math.inf
@@ -54,6 +65,7 @@ class Stopping:
         self._travelled = 0.0
         self._window_start = self._last_round = 0
         self._gradients = 0
+        self._still = 0
         self._origin: Array | None = None
         self.reason: str | None = None
 
@@ -85,22 +97,32 @@ class Stopping:
         """
         if self.reason is not None:
             return
+        if self._callback is not None:
+            try:
+                self._callback(round_, params)
+            except StopIteration:
+                self._decide("callback")
         if self._config.target_loss is not None:
             if round_ >= self._next_loss_round:
                 self._exchange.tell(round_, self._loss(params))
                 self._next_loss_round = round_ + self._config.every
             if self._exchange.told() <= self._config.target_loss:
                 self._decide("target_loss")
-        if self._origin is not None and self._config.gradient_norm is not None:
+        if self._origin is not None:
             self._travelled += (round_ - self._last_round) * step_size
             self._last_round = round_
             self._gradients += used_gradient
-            if round_ - self._window_start >= self._config.every and self._gradients:
-                norm = float(np.linalg.norm(params - self._origin)) / self._travelled
-                if norm <= self._config.gradient_norm:
-                    self._decide("gradient_norm")
-                self._travelled, self._gradients, self._window_start = 0.0, 0, round_
-                np.copyto(self._origin, params)
+            if round_ - self._window_start >= self._config.every + self._still and self._gradients:
+                self._end_window(self._origin, round_, params)
+
+    def _end_window(self, origin: Array, round_: int, params: Array) -> None:
+        assert self._config.gradient_norm is not None  # there is no window otherwise
+        norm = float(np.linalg.norm(params - origin)) / self._travelled
+        self._still = self._still + 1 if norm <= self._config.gradient_norm else 0
+        if self._still == 2:
+            self._decide("gradient_norm")
+        self._travelled, self._gradients, self._window_start = 0.0, 0, round_
+        np.copyto(origin, params)
 
     def _decide(self, reason: str) -> None:
         self.reason = reason

@@ -35,7 +35,15 @@ FIRST_GOSSIP_S = 0.05
 """Automatic gossip deadline of the first round, when nothing has been measured yet."""
 
 
-def train(config: RunConfig, session: Session, progress: Callable[[int], None] = lambda round_: None) -> Outcome | None:
+Callback = Callable[[int, Array], object]
+
+
+def train(
+    config: RunConfig,
+    session: Session,
+    progress: Callable[[int], None] = lambda round_: None,
+    callback: Callback | None = None,
+) -> Outcome | None:
     """Run an experiment on all ranks of ``session``. Collective.
 
     Parameters
@@ -45,6 +53,8 @@ def train(config: RunConfig, session: Session, progress: Callable[[int], None] =
     session : Session
     progress : callable (round) -> None
         Called on this rank after every round.
+    callback : callable (round, params) -> object, optional
+        Likewise; a StopIteration from it ends the run on all ranks.
 
     Returns
     -------
@@ -61,14 +71,19 @@ def train(config: RunConfig, session: Session, progress: Callable[[int], None] =
     layout = session.agree(lambda: lay_out(config, session.size))
     session.agree_on("the layout", layout.fingerprint())
     share, problem = _distribute(session, layout)
-    outcome = descend(layout, session, share, np.zeros(share.n_params), progress)
+    outcome = descend(layout, session, share, np.zeros(share.n_params), progress, callback)
     if outcome is not None and problem is not None:
         outcome = dataclasses.replace(outcome, loss_optimum=problem.optimum())
     return outcome
 
 
 def descend(
-    layout: Layout, session: Session, share: Share, start: Array, progress: Callable[[int], None]
+    layout: Layout,
+    session: Session,
+    share: Share,
+    start: Array,
+    progress: Callable[[int], None] = lambda round_: None,
+    callback: Callback | None = None,
 ) -> Outcome | None:
     """Go through the rounds of a layout, every rank with its share of the work. Collective.
 
@@ -81,7 +96,8 @@ def descend(
         What this rank computes.
     start : ndarray of shape (n_params,)
         First parameters, the same on every rank.
-    progress : callable (round) -> None
+    progress, callback : callable
+        As in `train`.
 
     Returns
     -------
@@ -98,7 +114,7 @@ def descend(
     schedule = step_schedule(config, curvature)
     exchange = _exchange(session, layout, share.n_params)
     snapshots = Snapshots(config.record.every)
-    stopping = Stopping(config.stop, exchange, share.loss)
+    stopping = Stopping(config.stop, exchange, share.loss, callback)
     events = EventLog(exchange.degree, share.n_shards if late == "partial" else 0) if config.record.events else None
     timeline = Timeline() if config.record.timeline else None
     clock_offset_s = session.clock_offset() if timeline else 0.0

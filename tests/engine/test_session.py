@@ -167,7 +167,7 @@ def launch(mpiexec: list[str], n_ranks: int, program: str) -> subprocess.Complet
 @pytest.mark.parametrize(
     ("statement", "said"),
     [
-        ("raise ValueError('some bug')", "unexpected error, please report it:"),
+        ("raise ValueError('some bug')", "unexpected error; please report it"),
         ("raise RunError('this rank alone')", "this rank alone"),
     ],
     ids=["a bug", "an error of one rank"],

@@ -1,0 +1,311 @@
+"""The library's two calls: `train` an experiment, `minimize` an objective of one's own."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from goco_mpi.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from mpi4py import MPI
+    from numpy.typing import NDArray
+
+    from goco_mpi.core.shares import ShardObjective
+    from goco_mpi.engine.session import Session
+    from goco_mpi.record import Outcome
+    from goco_mpi.schema import RunConfig
+
+STATUS = {
+    "rounds": (0, "All rounds are done."),
+    "target_loss": (1, "The loss reached stop.target_loss."),
+    "gradient_norm": (2, "The norm of the gradient fell to stop.gradient_norm."),
+    "time_limit_s": (3, "The time of stop.time_limit_s is over."),
+    "callback": (4, "The callback raised StopIteration."),
+}
+"""How a run can end: status and message of its `Result`."""
+
+
+class Callback(Protocol):
+    """What is called on each rank after each of its rounds."""
+
+    def __call__(self, round_: int, x: NDArray[np.float64]) -> object:
+        """Take note of the round to come and this rank's parameters, not to be kept or changed.
+
+        A StopIteration ends the run on all ranks.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What a run gave; the same on every rank but for what says otherwise.
+
+    The first attributes are named as in `scipy.optimize.OptimizeResult`.
+
+    Attributes
+    ----------
+    x : ndarray of shape (n_params,)
+        The mean of all ranks' parameters.
+    fun : float
+        F(x), over all shards.
+    nit : int
+        Rounds of the rank that went through most.
+    success : bool
+        Whether the run reached what ``[stop]`` asked for, or did all its rounds where it asked for
+        nothing, and the loss is lower than at the start.
+    status : int
+        A key of the run's end; see ``message``.
+    message : str
+    wall_s : float
+        Seconds in the round loop, of the rank that took longest.
+    history : list of dict
+        As in ``history.csv``: round, wall_s, loss, consensus_distance, test_accuracy.
+    ranks : list of dict
+        As in ``ranks.csv``: what each rank counted.
+    stacked_params : ndarray of shape (n_ranks, n_params) or None
+        Every rank's own parameters; on rank 0 only.
+    """
+
+    x: NDArray[np.float64]
+    fun: float
+    nit: int
+    success: bool
+    status: int
+    message: str
+    wall_s: float
+    history: list[dict[str, Any]]
+    ranks: list[dict[str, Any]]
+    stacked_params: NDArray[np.float64] | None
+
+
+def train(
+    config: RunConfig | Mapping[str, Any] | str | Path,
+    *,
+    comm: MPI.Intracomm | None = None,
+    callback: Callback | None = None,
+    out: str | Path | None = None,
+    force: bool = False,
+) -> Result:
+    """Run an experiment on all ranks of a communicator. Collective.
+
+    Parameters
+    ----------
+    config : RunConfig, mapping or path
+        The experiment: as read by `read_config`, as tables, or its TOML file.
+    comm : MPI.Intracomm, optional
+        Default: all ranks of the job.
+    callback : callable (round, x) -> None, optional
+        Called on each rank after each of its rounds; raise StopIteration to end the run on all of them.
+    out : path, optional
+        Run directory to write, for ``goco report`` and ``goco replay``.
+    force : bool
+        Replace an earlier run there.
+
+    Returns
+    -------
+    Result
+
+    Raises
+    ------
+    InputError
+        If config, data and number of ranks do not fit; on every rank.
+    RunError
+        If the run diverged, on every rank, or the record cannot be written.
+
+    Examples
+    --------
+    >>> result = train({"rounds": 50, "topology": {"kind": "ring"}})
+    >>> result.success, result.nit
+    (True, 50)
+    """
+    from goco_mpi.engine.session import Session  # first: it sets BLAS threads before numpy loads
+
+    with Session(comm) as session:
+        from goco_mpi import record
+        from goco_mpi.engine import train as engine
+
+        # One rank reads the experiment: on a cluster only some nodes may see it.
+        resolved = session.share(lambda: _resolve(config))
+        if out is not None:
+            session.share(lambda: record.refuse_existing(Path(out), force))
+        outcome = engine.train(resolved, session, callback=callback)
+        if out is not None:
+            environment = session.environment()
+
+            def write() -> None:
+                assert outcome is not None  # rank 0 has it
+                record.write_run(Path(out), resolved, environment, outcome, force)
+
+            session.share(write)
+        return _result(session, resolved, outcome)
+
+
+def minimize(
+    objective: ShardObjective,
+    x0: NDArray[np.float64],
+    *,
+    shards: Sequence[Any],
+    placement: str | Mapping[str, Any] = "pairwise_balanced",
+    topology: str | Mapping[str, Any] = "exponential",
+    comm: MPI.Intracomm | None = None,
+    callback: Callback | None = None,
+    **tables: Any,
+) -> Result:
+    """Minimise F(x) = (1/M) sum_k f(x, shard_k) over M shards, without waiting for slow ranks. Collective.
+
+    Parameters
+    ----------
+    objective : object
+        Has ``loss(x, shard)``, which returns f, and ``gradient(x, shard, out=...)``, which writes its
+        gradient into ``out`` (or returns it). Each rank calls them for its own shards.
+    x0 : ndarray of shape (n_params,)
+        Where to start; the same on every rank.
+    shards : sequence of length M
+        Any objects. A rank indexes only those that it holds, so that a lazy sequence loads no others.
+    placement, topology : str or mapping
+        Kind, or table, as in an experiment file. By default every shard is on two ranks.
+    comm : MPI.Intracomm, optional
+        Default: all ranks of the job.
+    callback : callable (round, x) -> None, optional
+        Called on each rank after each of its rounds; raise StopIteration to end the run on all of them.
+    **tables
+        ``rounds``, ``seed``, ``method``, ``step``, ``deadline``, ``stop``, ``stragglers`` and ``record`` as
+        in an experiment file.
+
+    Returns
+    -------
+    Result
+
+    Raises
+    ------
+    InputError
+        If an argument cannot be used, or ranks differ in it; on every rank.
+    RunError
+        If the run diverged; on every rank.
+
+    Notes
+    -----
+    The default step is the inverse of the objective's curvature at ``x0``. Where it is more curved elsewhere give
+    one, such as ``step={"kind": "constant", "size": 0.1}``.
+
+    A gradient that takes long is looked at between two shards. Where one shard takes longer than the
+    others wait, ``deadline={"progress_thread": True}`` keeps messages moving meanwhile.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> class Distance:
+    ...     def loss(self, x, shard):
+    ...         return 0.5 * np.sum((x - shard) ** 2)
+    ...     def gradient(self, x, shard, out):
+    ...         np.subtract(x, shard, out=out)
+    >>> shards = [np.array([0.0, 1.0]), np.array([2.0, 3.0])]
+    >>> minimize(Distance(), np.zeros(2), shards=shards, topology="ring").x.round(6).tolist()
+    [1.0, 2.0]
+    """
+    from goco_mpi.engine.session import Session  # first: it sets BLAS threads before numpy loads
+
+    with Session(comm) as session:
+        from goco_mpi.engine import train as engine
+        from goco_mpi.experiment import lay_out
+
+        def prepare() -> tuple[RunConfig, NDArray[np.float64]]:
+            start = _start_vector(x0)
+            for name in ("loss", "gradient"):
+                if not callable(getattr(objective, name, None)):
+                    raise InputError(f"objective must have a method {name}(x, shard, ...). Got {objective!r}.")
+            raw = {
+                **{key: dict(value) if isinstance(value, Mapping) else value for key, value in tables.items()},
+                "data": {"shards": len(shards)},
+                "placement": _table("placement", placement),
+                "topology": _table("topology", topology),
+            }
+            return _resolve(raw), start
+
+        config, start = session.agree(prepare)
+        layout = session.agree(lambda: lay_out(config, session.size))
+        session.agree_on("minimize's arguments, or x0,", layout.fingerprint() ^ zlib.crc32(start.tobytes()))
+        share = session.agree(lambda: _custom_share(objective, start, shards, layout, session.rank))
+        outcome = engine.descend(layout, session, share, start, callback=callback)
+        return _result(session, config, outcome)
+
+
+def _resolve(config: RunConfig | Mapping[str, Any] | str | Path) -> RunConfig:
+    from goco_mpi.config import parse_config, read_config
+
+    if isinstance(config, str | Path):
+        return read_config(config)
+    return parse_config(dict(config)) if isinstance(config, Mapping) else config
+
+
+def _table(name: str, value: str | Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(value, str):
+        return {"kind": value}
+    if not isinstance(value, Mapping):
+        raise InputError(f"{name} must be a kind or a table, such as {{'kind': ...}}. Got {value!r}.")
+    return dict(value)
+
+
+def _start_vector(x0: NDArray[np.float64]) -> NDArray[np.float64]:
+    import numpy as np
+
+    try:
+        start = np.array(x0, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise InputError(f"x0 must be a vector of numbers. Got {x0!r}.") from None
+    if start.ndim != 1 or not start.size or not np.isfinite(start).all():
+        raise InputError(f"x0 must be a vector of at least one finite number. Got one of shape {start.shape}.")
+    return start
+
+
+def _custom_share(
+    objective: ShardObjective, start: NDArray[np.float64], shards: Sequence[Any], layout: Any, rank: int
+) -> Any:
+    import numpy as np
+
+    from goco_mpi.core.shares import CustomShare
+
+    held = layout.placement.shards_of(rank)
+    return CustomShare(
+        objective,
+        len(start),
+        [shards[k] for k in held],
+        layout.encoding_weights[rank, held] * layout.n_workers / len(shards),
+        np.isin(held, layout.placement.owned_by(rank)) / len(shards),
+    )
+
+
+def _result(session: Session, config: RunConfig, outcome: Outcome | None) -> Result:
+    """Give every rank the result that rank 0 has. Collective."""
+
+    def summary() -> Result:
+        assert outcome is not None  # rank 0 has it
+        status, message = STATUS[outcome.stopped_by]
+        fun = outcome.history[-1]["loss"]
+        asked = config.stop.target_loss is not None or config.stop.gradient_norm is not None
+        reached = outcome.stopped_by in ("target_loss", "gradient_norm", "callback")
+        if asked and not reached:
+            message += " What [stop] asked for was not reached."
+        return Result(
+            x=outcome.stacked_params.mean(axis=0),
+            fun=fun,
+            nit=max(row["rounds"] for row in outcome.ranks),
+            success=(reached or not asked) and fun <= outcome.history[0]["loss"],
+            status=status,
+            message=message,
+            wall_s=outcome.wall_s or 0.0,
+            history=list(outcome.history),
+            ranks=list(outcome.ranks),
+            stacked_params=None,
+        )
+
+    shared = session.share(summary)
+    if outcome is None:
+        return shared
+    from dataclasses import replace
+
+    return replace(shared, stacked_params=outcome.stacked_params)

@@ -1,0 +1,206 @@
+"""The library: train and minimize on a communicator of the caller's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from mpi4py import MPI
+
+import goco_mpi
+from goco_mpi import InputError, RunError, minimize, train
+from goco_mpi.record import read_run
+from goco_mpi.replay import replay
+
+INF = float("inf")
+EXPERIMENT: dict[str, Any] = {
+    "seed": 2,
+    "rounds": 30,
+    "data": {"source": "breast_cancer", "shards": 8, "standardize": True},
+    "objective": {"kind": "logistic", "l2": 1e-2},
+    "topology": {"kind": "ring"},
+    "record": {"every": 10},
+}
+
+
+class Quadratic:
+    """f_k(x) = |A_k (x - c_k)|^2 / 2: the mean's minimiser is known."""
+
+    def __init__(self, n_params: int = 3, n_shards: int = 6) -> None:
+        rng = np.random.default_rng(1)
+        self.shards = [(np.eye(n_params) + 0.3 * rng.random((n_params, n_params)), rng.random(n_params))] * n_shards
+        self.shards = [(a + 0.1 * k * np.eye(n_params), c + 0.2 * k) for k, (a, c) in enumerate(self.shards)]
+
+    def loss(self, x: np.ndarray, shard: Any) -> float:
+        a, c = shard
+        return 0.5 * float(np.sum((a @ (x - c)) ** 2))
+
+    def gradient(self, x: np.ndarray, shard: Any, out: np.ndarray) -> None:
+        a, c = shard
+        np.matmul(a.T, a @ (x - c), out=out)
+
+    def minimum(self) -> np.ndarray:
+        hessian = sum(a.T @ a for a, _ in self.shards)
+        return np.linalg.solve(hessian, sum(a.T @ a @ c for a, c in self.shards))
+
+
+def test_the_public_names_are_there_and_no_others() -> None:
+    assert set(goco_mpi.__all__) <= set(dir(goco_mpi))
+    for name in goco_mpi.__all__:
+        assert getattr(goco_mpi, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'trian'"):
+        _ = goco_mpi.trian
+
+
+@pytest.mark.mpi(min_size=1)
+def test_train_gives_every_rank_the_same_result() -> None:
+    result = train(EXPERIMENT, comm=MPI.COMM_WORLD)
+    everyone = MPI.COMM_WORLD.allgather((result.x.tobytes(), result.fun, result.message, result.nit, len(result.ranks)))
+    assert len(set(everyone)) == 1
+    assert result.success
+    assert (result.status, result.message) == (0, "All rounds are done.")
+    assert result.history[-1]["loss"] == result.fun < result.history[0]["loss"]
+    assert (result.stacked_params is None) == (MPI.COMM_WORLD.rank > 0)
+    if result.stacked_params is not None:
+        np.testing.assert_allclose(result.stacked_params.mean(axis=0), result.x)
+
+
+@pytest.mark.mpi(min_size=2)
+def test_a_part_of_the_ranks_may_train_alone() -> None:
+    world = MPI.COMM_WORLD
+    half = world.Split(world.rank % 2)
+    result = train({**EXPERIMENT, "seed": world.rank % 2}, comm=half)
+    assert len(result.ranks) == half.size
+    half.Free()
+
+
+@pytest.mark.mpi(min_size=1)
+def test_train_writes_a_record_that_replays(tmp_path: Path) -> None:
+    out = Path(MPI.COMM_WORLD.bcast(str(tmp_path / "run")))
+    train(EXPERIMENT, out=out)
+    if MPI.COMM_WORLD.rank == 0:
+        assert replay(read_run(out)).agrees
+    with pytest.raises(InputError, match="--force"):
+        train(EXPERIMENT, out=out)
+    train(EXPERIMENT, out=out, force=True)
+
+
+@pytest.mark.mpi(min_size=1)
+def test_bad_input_is_raised_on_every_rank() -> None:
+    with pytest.raises(InputError, match=r"method.kind must be one of"):
+        train({"method": {"kind": "magic"}})
+    with pytest.raises(RunError, match="diverged"):
+        train({**EXPERIMENT, "rounds": 10_000, "step": {"kind": "constant", "size": 1e6}})
+
+
+@pytest.mark.mpi(min_size=1)
+@pytest.mark.parametrize("late", ["discard", "partial", "memory"])
+def test_minimize_finds_the_minimum_of_the_mean(late: str) -> None:
+    objective = Quadratic()
+    start = np.full(3, 5.0)
+    # Whoever holds every shard descends on F itself; deadlines off, so that none is late.
+    result = minimize(
+        objective,
+        start,
+        shards=objective.shards,
+        placement={"replication": MPI.COMM_WORLD.size},
+        topology="ring",
+        rounds=400,
+        method={"late": late},
+        deadline={"compute_s": INF, "gossip_s": INF},
+    )
+    np.testing.assert_allclose(result.x, objective.minimum(), rtol=1e-10)
+    assert result.fun == pytest.approx(np.mean([objective.loss(result.x, shard) for shard in objective.shards]))
+    assert (start == 5.0).all()
+    first = result.history[0]["loss"]
+    assert first == pytest.approx(np.mean([objective.loss(start, shard) for shard in objective.shards]))
+
+
+@pytest.mark.mpi(min_size=1)
+def test_minimize_asks_for_no_shards_but_those_it_holds() -> None:
+    asked: set[int] = set()
+    objective = Quadratic()
+
+    class Lazy:
+        def __len__(self) -> int:
+            return len(objective.shards)
+
+        def __getitem__(self, k: int) -> Any:
+            asked.add(k)
+            return objective.shards[k]
+
+    minimize(objective, np.zeros(3), shards=Lazy(), placement={"replication": 1}, topology="ring", rounds=2)
+    everyone = MPI.COMM_WORLD.allgather(asked)
+    assert sum(map(len, everyone)) == len(objective.shards)
+    assert set().union(*everyone) == set(range(6))
+
+
+@pytest.mark.mpi(min_size=1)
+def test_a_gradient_may_be_returned_instead() -> None:
+    class Returning(Quadratic):
+        def gradient(self, x: np.ndarray, shard: Any, out: np.ndarray) -> Any:
+            a, c = shard
+            return a.T @ (a @ (x - c))
+
+    results = [
+        minimize(
+            kind(),
+            np.zeros(3),
+            shards=kind().shards,
+            topology="ring",
+            rounds=20,
+            deadline={"compute_s": INF, "gossip_s": INF},
+        ).x
+        for kind in (Quadratic, Returning)
+    ]
+    np.testing.assert_allclose(results[0], results[1], rtol=1e-12)
+
+
+@pytest.mark.mpi(min_size=1)
+def test_one_ranks_callback_ends_the_run_on_all() -> None:
+    objective = Quadratic()
+    last = MPI.COMM_WORLD.size - 1
+    seen: list[int] = []
+
+    def callback(round_: int, x: np.ndarray) -> None:
+        assert x.shape == (3,)
+        seen.append(round_)
+        if MPI.COMM_WORLD.rank == last and round_ >= 10:
+            raise StopIteration
+
+    result = minimize(objective, np.zeros(3), shards=objective.shards, topology="ring", rounds=10**8, callback=callback)
+    assert result.message == "The callback raised StopIteration."
+    assert seen
+    assert result.nit < 10**6
+
+
+@pytest.mark.mpi(min_size=1)
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"x0": np.zeros((2, 2))}, "x0 must be a vector"),
+        ({"x0": np.array([np.nan])}, "x0 must be a vector"),
+        ({"x0": "zero"}, "x0 must be a vector"),
+        ({"objective": object()}, r"objective must have a method loss"),
+        ({"shards": []}, "data.shards must be between 1"),
+        ({"placement": 3}, "placement must be a kind or a table"),
+        ({"topology": "rnig"}, "topology.kind must be one of"),
+        ({"rounds": 0}, "rounds must be between 1"),
+        ({"steps": {}}, "Unknown key 'steps'"),
+    ],
+    ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
+)
+def test_minimize_refuses_what_it_cannot_use_on_every_rank(arguments: dict[str, Any], words: str) -> None:
+    objective = Quadratic()
+    usual: dict[str, Any] = {"objective": objective, "x0": np.zeros(3), "shards": objective.shards, "topology": "ring"}
+    with pytest.raises(InputError, match=words):
+        minimize(**{**usual, **arguments})
+
+
+@pytest.mark.mpi(min_size=2)
+def test_ranks_that_start_elsewhere_are_refused() -> None:
+    objective = Quadratic()
+    with pytest.raises(RunError, match="x0, differs from rank 0"):
+        minimize(objective, np.full(3, float(MPI.COMM_WORLD.rank)), shards=objective.shards, topology="ring")
