@@ -203,7 +203,8 @@ def _check(config: RunConfig) -> None:
     check_one_of("method.kind", config.method.kind, METHODS)
     check_one_of("method.late", config.method.late, LATE_POLICIES)
     check_one_of("method.weights", config.method.weights, encoding.KINDS)
-    check_one_of("method.mixing", config.method.mixing, gossip.RULES)
+    if config.method.mixing is not None:
+        check_one_of("method.mixing", config.method.mixing, gossip.RULES)
     check_range("method.max_age", config.method.max_age, 0, 2**31)
     check_one_of("step.kind", step.kind, STEPS)
     _check_positive("step.scale", step.scale)
@@ -271,6 +272,8 @@ def _resolve(config: RunConfig) -> RunConfig:
         if getattr(deadline, name) == "inf":  # as a record spells it
             deadline = replace(deadline, **{name: math.inf})
     placement_section = config.placement
+    if section.mixing is None and method.mixings:
+        section = replace(section, mixing=method.mixings[0])
     if not method.coded:
         section = replace(section, weights="plain")
     if not method.coded or placement_section.kind == "uncoded":
@@ -279,4 +282,34 @@ def _resolve(config: RunConfig) -> RunConfig:
         section = replace(section, late="wait")
     if section.late == "wait":
         deadline = replace(deadline, compute_s=math.inf, gossip_s=math.inf)
-    return replace(config, method=section, placement=placement_section, deadline=deadline)
+    config = replace(config, method=section, placement=placement_section, deadline=deadline)
+    _check_pairings(config)
+    return config
+
+
+def _check_pairings(config: RunConfig) -> None:
+    """Refuse what is sound alone and wrong together."""
+    kind, rule, method = config.method.kind, config.method.mixing, METHODS[config.method.kind]
+    if method.mixings and rule not in method.mixings:
+        raise InputError(
+            f"method.mixing = '{rule}' is not sound with method.kind = '{kind}': {_UNSOUND[str(rule)]} "
+            f"Use {' or '.join(repr(name) for name in method.mixings)}."
+        )
+    if rule == "symmetric" and config.deadline.gossip_s != math.inf:
+        raise InputError(
+            "method.mixing = 'symmetric' needs deadline.gossip_s = inf: by a deadline no rank can know whether its own message "
+            f"has arrived too. Got {config.deadline.gossip_s!r}. Or use method.late = 'wait', or another method."
+        )
+    if method.remembers and config.method.late == "partial":
+        raise InputError(
+            f"method.late = 'partial' is not sound with method.kind = '{kind}', which remembers whole gradients: "
+            "a part would take the place of the whole. Use 'memory' or 'discard'."
+        )
+
+
+_UNSOUND = {
+    "stale": "what two neighbours take from each other must cancel, and an older vector does not.",
+    "fold": "what two neighbours take from each other must cancel, and with fold one may mix alone.",
+    "symmetric": "it gains nothing from waiting for both directions.",
+    "running": "running sums carry the parameters of 'goco' and 'dgd' alone.",
+}

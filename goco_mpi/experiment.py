@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import zlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from goco_mpi.core import encoding, mixing, objectives, optimum, placement, schedules, topology
+from goco_mpi.core import encoding, gossip, mixing, objectives, optimum, placement, schedules, topology
+from goco_mpi.core.gossip import Mixing
 from goco_mpi.core.methods import METHODS, Method
+from goco_mpi.core.methods.running_sums import RUNNING_SUMS
 from goco_mpi.core.objectives import Objective, WeightedRows
 from goco_mpi.core.placement import Placement
 from goco_mpi.core.schedules import StepSchedule
@@ -52,7 +55,12 @@ class Layout:
     placement: Placement
     encoding_weights: Array
     stragglers: StragglerModel
-    method: Method
+    method: Method[Any]
+
+    def mixing(self, worker: int) -> Mixing:
+        """Return a worker's weights of its neighbours, under the rule of the config."""
+        weights = mixing.neighbor_weights(self.mixing_matrix, self.topology, worker)
+        return Mixing(weights, gossip.age_limit(str(self.config.method.mixing), self.config.method.max_age))
 
     def fingerprint(self) -> int:
         """Return a checksum that two processes share only if they agree on all of this."""
@@ -84,10 +92,11 @@ def lay_out(config: RunConfig, n_workers: int) -> Layout:
         delay_s=straggler_config.delay_s,
         distribution=straggler_config.distribution,
         link_p=straggler_config.link_p,
+        paired_links=config.method.mixing == "symmetric",
     )
     # Whoever waits for everyone, or goes on using its last gradient, loses none: nothing to make up for.
     completion_rates = np.ones(n_workers)
-    if config.method.late == "discard":
+    if config.method.late == "discard" and not METHODS[config.method.kind].remembers:
         completion_rates = stragglers.completion_rates()
     elif config.method.late == "partial":
         completion_rates = stragglers.completion_rates(holders.load)
@@ -99,7 +108,7 @@ def lay_out(config: RunConfig, n_workers: int) -> Layout:
         placement=holders,
         encoding_weights=encoding.build(config.method.weights, holders, completion_rates),
         stragglers=stragglers,
-        method=METHODS[config.method.kind],
+        method=RUNNING_SUMS if config.method.mixing == "running" else METHODS[config.method.kind],
     )
 
 

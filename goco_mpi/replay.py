@@ -13,7 +13,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from goco_mpi.config import parse_config
-from goco_mpi.core import gossip, mixing
 from goco_mpi.core.events import Events
 from goco_mpi.core.replay import replay_allreduce, replay_gossip
 from goco_mpi.core.schedules import StepSchedule
@@ -88,10 +87,10 @@ def _parameters(config: RunConfig, tables: list[NDArray[np.int32]], step_size: f
     topology = layout.topology
     return replay_gossip(
         shares,
+        layout.method,
         topology,
-        [mixing.neighbor_weights(layout.mixing_matrix, topology, worker) for worker in range(n_workers)],
+        [layout.mixing(worker) for worker in range(n_workers)],
         schedule,
-        gossip.age_limit(config.method.mixing, config.method.max_age),
         [Events(table, len(topology.neighbors(worker))) for worker, table in enumerate(tables)],
         start,
     )

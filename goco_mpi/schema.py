@@ -78,15 +78,17 @@ class MethodConfig(Section, frozen=True):
     """What a round does."""
 
     kind: str = "goco"
-    """goco | dgd | allreduce."""
+    """goco | push_pull | exact_diffusion | dgd | allreduce."""
     late: str = "discard"
     """What a gradient is worth that misses its deadline: discard (nothing) | partial (the shards done
     so far count, in random order) | memory (it is carried on with and used when ready, until then the last
     one is) | wait (there is no deadline: both are inf)."""
     weights: str = "coverage"
     """paper | coverage | plain: the encoding weights."""
-    mixing: str = "stale"
-    """stale | fold: what is done with late neighbours."""
+    mixing: str | None = None
+    """What is done about late neighbours: stale (their older vector is mixed) | fold (they are left out) | symmetric
+    (a pair mixes both or neither; needs gossip_s = inf) | running (sums, of which nothing is lost). Default: as the
+    method has it."""
     max_age: int = 20
     """stale: rounds after which a neighbour's vector is no longer used."""
 

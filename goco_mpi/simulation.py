@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from goco_mpi.core import gossip, metrics, objectives
+from goco_mpi.core import metrics, objectives
 from goco_mpi.core.simulate import Observe, simulate
 from goco_mpi.experiment import lay_out, load_problem, step_schedule
 from goco_mpi.record import Outcome
@@ -62,7 +62,9 @@ class Simulation:
             self.layout.stragglers.scripted(),
             self.config.rounds,
             mixing_matrix=None if self._synchronous else self.layout.mixing_matrix,
-            age_limit=gossip.age_limit(self.config.method.mixing, self.config.method.max_age),
+            method=self.config.method.kind,
+            rule=str(self.config.method.mixing),
+            max_age=self.config.method.max_age,
             late=self.config.method.late,
             observe=observe,
         )

@@ -6,7 +6,8 @@ one of them may belong to one round. A worker's events are a table of whole numb
     round | point | used_1 ... used_degree | finished shards, as bits (partial gradients only)
 
 ``point`` is the step before which the parameters were those that the gradient was taken at, ``used_j``
-the step whose vector of the j-th neighbour was mixed in; -1 stands for none. A last row says in which
+the step whose message of the j-th neighbour was the newest that had arrived; -1 stands for none. Whether
+it is mixed is up to the rule, which its age decides. A last row says in which
 round the worker said goodbye; its vector is the final parameters. The weights and step sizes follow from the
 config and the round.
 """
@@ -97,7 +98,7 @@ class Events:
 
     @property
     def used(self) -> NDArray[np.int32]:
-        """Steps of the neighbours' vectors mixed in, shape (n_steps, degree)."""
+        """Steps of the neighbours' newest messages, shape (n_steps, degree)."""
         return self.table[:, 2 : 2 + self.degree]
 
     def finished_shards(self, step: int) -> list[int] | None:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
 
-RULES = ("stale", "fold")
+RULES = ("stale", "fold", "symmetric", "running")
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Received:
 
 
 def age_limit(rule: str, max_age: int) -> int:
-    """Return the largest age that ``rule`` mixes: ``fold`` takes only this round's vectors.
+    """Return the largest age that ``rule`` mixes: ``fold`` and ``symmetric`` take only this round's vectors.
 
     `mix` with that limit *is* the rule; see there.
 
@@ -39,7 +39,7 @@ def age_limit(rule: str, max_age: int) -> int:
     >>> age_limit("fold", 20), age_limit("stale", 20)
     (0, 20)
     """
-    return 0 if rule == "fold" else max_age
+    return max_age if rule == "stale" else 0
 
 
 def mix(own: Array, weights: Array, inbox: Sequence[Received], max_age: int, out: Array) -> list[bool]:
@@ -80,3 +80,23 @@ def mix(own: Array, weights: Array, inbox: Sequence[Received], max_age: int, out
     for weight, value in terms:
         out += weight * value
     return used
+
+
+@dataclass(frozen=True, eq=False)
+class Mixing:
+    """One worker's mixing: its weights under a rule.
+
+    Attributes
+    ----------
+    weights : ndarray of shape (degree,)
+        w_ij of the neighbours in the order of an inbox.
+    max_age : int
+        Largest age at which a vector is mixed, from `age_limit`.
+    """
+
+    weights: Array
+    max_age: int
+
+    def mix(self, own: Array, inbox: Sequence[Received], out: Array) -> list[bool]:
+        """Write the mixed vector into ``out``; see `mix`."""
+        return mix(own, self.weights, inbox, self.max_age, out)

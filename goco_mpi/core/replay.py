@@ -1,7 +1,8 @@
 """A real run once more, from its events: the proof that it did what the mathematics says.
 
-Written from the equations, not from the engine: there are no messages and no clock here, only
-who used what.
+There are no messages and no clock here, only who had what when it took a step. The steps are the
+method's own pure functions; that those are right is for `goco_mpi.core.simulate` to say, which knows
+nothing of them.
 """
 
 from __future__ import annotations
@@ -9,11 +10,14 @@ from __future__ import annotations
 import heapq
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from goco_mpi.core.events import NONE, Events
+from goco_mpi.core.gossip import Mixing, Received
+from goco_mpi.core.methods import Method
 from goco_mpi.core.shares import Share
 from goco_mpi.core.topology import Topology
 from goco_mpi.errors import RunError
@@ -23,32 +27,26 @@ Array = NDArray[np.float64]
 
 def replay_gossip(
     shares: Sequence[Share],
+    method: Method[Any],
     topology: Topology,
-    weights: Sequence[Array],
+    mixings: Sequence[Mixing],
     step_size: Callable[[int], float],
-    age_limit: int,
     events: Sequence[Events],
     start: Array,
 ) -> Array:
     """Return all workers' final parameters of a gossip run.
 
-    In step s worker i takes a gradient g at the parameters it had before its step p, and
-
-        v_i(s) = x_i(s) - eta g         (v_i(s) = x_i(s) without a gradient)
-        x_i(s + 1) = v_i(s) + sum_j w_ij (v_j(s_j) - v_i(s))    over the vectors used
-
-    Steps are gone through in an order in which every vector exists before it is used, the
-    earliest round first, so that few vectors are kept.
+    In step s worker i uses the gradient at the parameters it had before its step p, sends its message,
+    and takes in its neighbours' messages that had arrived by then. Steps are gone through in an order in
+    which every message exists before it is used, the earliest round first, so that few are kept.
 
     Parameters
     ----------
     shares : sequence of Share, length n_workers
+    method : Method
     topology : Topology
-    weights : sequence of ndarray of shape (degree,)
-        Each worker's mixing weights of its neighbours.
+    mixings : sequence of Mixing, length n_workers
     step_size : callable round -> float
-    age_limit : int
-        Largest age in rounds at which a vector may have been mixed.
     events : sequence of Events, length n_workers
     start : ndarray of shape (n_params,)
         Everybody's first parameters.
@@ -62,10 +60,12 @@ def replay_gossip(
     RunError
         If the events contradict themselves or the rules.
     """
-    workers = [_Worker(i, share, topology.neighbors(i), weights[i], events[i], start) for i, share in enumerate(shares)]
+    workers = [
+        _Worker(i, share, method, topology.neighbors(i), mixings[i], events[i], start) for i, share in enumerate(shares)
+    ]
     for worker in workers:
-        worker.check(workers, age_limit)
-    # How often each vector will still be used; it is forgotten after that.
+        worker.check(workers)
+    # How often each message will still be used; it is forgotten after that.
     uses = Counter(
         (j, int(step))
         for worker in workers
@@ -73,43 +73,44 @@ def replay_gossip(
         for step in column
         if step != NONE
     )
-    vectors: dict[tuple[int, int], Array] = {}
+    messages: dict[tuple[int, int], Array] = {}
     waiting: defaultdict[tuple[int, int], list[_Worker]] = defaultdict(list)
     ready = [(worker.round, worker.index) for worker in workers]
     heapq.heapify(ready)
 
-    def publish(worker: _Worker, vector: Array) -> None:
+    def publish(worker: _Worker, message: Array) -> None:
         key = (worker.index, worker.step)
         if uses[key]:
-            vectors[key] = vector
+            messages[key] = message
         for other in waiting.pop(key, []):
             heapq.heappush(ready, (other.round, other.index))
 
     while ready:
         worker = workers[heapq.heappop(ready)[1]]
-        if worker.vector is None:
-            worker.vector = worker.local_step(step_size)
-            publish(worker, worker.vector)
+        if worker.message is None:
+            worker.message = worker.send(step_size)
+            publish(worker, worker.message)
         if worker.done:
             continue
         needed = worker.inputs()
-        missing = next((key for key in needed if key not in vectors), None)
+        missing = next((key for key in needed if key is not None and key not in messages), None)
         if missing is not None:
             waiting[missing].append(worker)
             continue
-        worker.mix([vectors[key] for key in needed])
+        worker.receive([None if key is None else messages[key] for key in needed], workers, step_size)
         for key in needed:
-            uses[key] -= 1
-            if not uses[key]:
-                del vectors[key]
+            if key is not None:
+                uses[key] -= 1
+                if not uses[key]:
+                    del messages[key]
         heapq.heappush(ready, (worker.round, worker.index))
     for worker in workers:
         if not worker.done:
             raise RunError(
-                f"The events contradict themselves: step {worker.step} of rank {worker.index} uses a vector that only "
+                f"The events contradict themselves: step {worker.step} of rank {worker.index} uses a message that only "
                 "comes of it."
             )
-    return np.stack([worker.params for worker in workers])
+    return np.stack([worker.state.params for worker in workers])
 
 
 def replay_allreduce(
@@ -135,16 +136,24 @@ class _Worker:
     """One worker on its way through its events."""
 
     def __init__(
-        self, index: int, share: Share, neighbors: Sequence[int], weights: Array, events: Events, start: Array
+        self,
+        index: int,
+        share: Share,
+        method: Method[Any],
+        neighbors: Sequence[int],
+        mixing: Mixing,
+        events: Events,
+        start: Array,
     ) -> None:
         self.index = index
         self.share = share
+        self.method = method
         self.neighbors = list(neighbors)
-        self.weights = weights
+        self.mixing = mixing
         self.events = events
         self.step = 0
-        self.params = start
-        self.vector: Array | None = None
+        self.state = method.start(start, len(self.neighbors))
+        self.message: Array | None = None
         self.gradients: dict[int, Array] = {}
         self.last_use = {int(point): step for step, point in enumerate(events.points) if point != NONE}
 
@@ -159,7 +168,7 @@ class _Worker:
     def used_by_neighbor(self) -> list[tuple[int, NDArray[np.int32]]]:
         return [(j, self.events.used[:, place]) for place, j in enumerate(self.neighbors)]
 
-    def check(self, workers: Sequence[_Worker], age_limit: int) -> None:
+    def check(self, workers: Sequence[_Worker]) -> None:
         """Refuse events that no run by the rules can have had."""
         table, n_steps = self.events.table, len(self.events.table)
         if not n_steps or self.events.degree != len(self.neighbors):
@@ -169,49 +178,50 @@ class _Worker:
         points, steps = self.events.points, np.arange(n_steps)
         if (points > steps).any() or (points < NONE).any():
             raise self._contradiction("use a gradient before it was taken")
-        if (table[-1, 1:] != NONE).any() and (table[-1, 1 : 2 + self.events.degree] != NONE).any():
+        if (table[-1, 1 : 2 + self.events.degree] != NONE).any():
             raise self._contradiction("go on after the goodbye")
         for j, column in self.used_by_neighbor():
-            at = np.flatnonzero(column != NONE)
-            theirs = workers[j].events.rounds
-            if (column[at] < 0).any() or (column[at] >= len(theirs)).any():
-                raise self._contradiction(f"use a vector of rank {j} that it never sent")
-            if (np.diff(column[at]) < 0).any():
-                raise self._contradiction(f"use an older vector of rank {j} after a newer one")
-            if (self.events.rounds[at] - theirs[column[at]] > age_limit).any():
-                raise self._contradiction(f"use a vector of rank {j} older than {age_limit} rounds")
+            taken = column[:-1]
+            if (taken < NONE).any() or (taken >= len(workers[j].events.table)).any():
+                raise self._contradiction(f"use a message of rank {j} that it never sent")
+            if (np.diff(taken) < 0).any():
+                raise self._contradiction(f"use an older message of rank {j} after a newer one")
 
     def _contradiction(self, what: str) -> RunError:
         return RunError(f"The events contradict the rules: those of rank {self.index} {what}.")
 
-    def inputs(self) -> list[tuple[int, int]]:
-        """Return (worker, step) of every vector that this step mixes in."""
+    def inputs(self) -> list[tuple[int, int] | None]:
+        """Return (worker, step) of each neighbour's message that this step takes in."""
         used = self.events.used[self.step]
-        return [(j, int(step)) for j, step in zip(self.neighbors, used, strict=True) if step != NONE]
+        return [None if step == NONE else (j, int(step)) for j, step in zip(self.neighbors, used, strict=True)]
 
-    def local_step(self, step_size: Callable[[int], float]) -> Array:
-        """Return v(s), after taking the gradient that this or a later step uses."""
+    def send(self, step_size: Callable[[int], float]) -> Array:
+        """Return the message of this step, after taking the gradient that this or a later step uses."""
+        params = self.state.params
         if self.step in self.last_use:
             shards = self.events.finished_shards(self.last_use[self.step])
-            terms = (
-                [self.share.gradient(self.params)]
-                if shards is None
-                else [self.share.gradient(self.params, shard) for shard in shards]
-            )
-            self.gradients[self.step] = np.sum(terms, axis=0) if terms else np.zeros_like(self.params)
+            if shards is None:
+                self.gradients[self.step] = self.share.gradient(params)
+            else:
+                terms = (self.share.gradient(params, shard) for shard in shards)
+                self.gradients[self.step] = sum(terms, start=np.zeros_like(params))
         point = int(self.events.points[self.step])
-        if self.done or point == NONE:
-            return self.params
-        vector = self.params - step_size(self.round) * self.gradients[point]
-        if self.last_use[point] == self.step:
+        gradient = None if point == NONE else self.gradients[point]
+        message = np.empty(self.method.message_size(params.size))
+        self.method.send(self.state, gradient, 0.0 if self.done else step_size(self.round), message)
+        if gradient is not None and self.last_use[point] == self.step:
             del self.gradients[point]
-        return vector
+        return message
 
-    def mix(self, vectors: Sequence[Array]) -> None:
-        assert self.vector is not None
-        used = self.weights[self.events.used[self.step] != NONE]
-        x = self.vector.copy()
-        for weight, vector in zip(used, vectors, strict=True):
-            x += weight * (vector - self.vector)
-        self.params, self.vector = x, None
+    def receive(
+        self, messages: Sequence[Array | None], workers: Sequence[_Worker], step_size: Callable[[int], float]
+    ) -> None:
+        """Take in the neighbours' messages, as old as the rounds of the steps say."""
+        assert self.message is not None
+        inbox = [
+            Received(message, 0 if message is None else self.round - int(workers[j].events.rounds[step]))
+            for j, step, message in zip(self.neighbors, self.events.used[self.step], messages, strict=True)
+        ]
+        self.method.receive(self.state, self.message, inbox, self.mixing, step_size(self.round))
+        self.message = None
         self.step += 1

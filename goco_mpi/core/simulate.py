@@ -1,7 +1,7 @@
 """The whole network in one process on stacked arrays: the oracle for ``engine``.
 
-Written from the equations, not from the engine: parameters are a matrix X of shape
-(n_workers, n_params), gossip is a sparse matrix product, lateness is a mask. Time does not
+Written from the equations, not from the engine nor from its methods: parameters are a matrix X of
+shape (n_workers, n_params), gossip is a sparse matrix product, lateness is a mask. Time does not
 pass here; who is late is scripted.
 """
 
@@ -19,6 +19,7 @@ from goco_mpi.errors import divergence
 
 Array = NDArray[np.float64]
 Observe = Callable[[int, Array], bool]
+Finished = NDArray[np.bool_]
 
 
 def simulate(
@@ -28,7 +29,9 @@ def simulate(
     n_rounds: int,
     *,
     mixing_matrix: sp.csr_array | None,
-    age_limit: int = 0,
+    method: str = "goco",
+    rule: str = "stale",
+    max_age: int = 0,
     late: str = "discard",
     observe: Observe = lambda round_, stacked_params: True,
 ) -> Array:
@@ -43,8 +46,12 @@ def simulate(
     n_rounds : int
     mixing_matrix : csr_array of shape (n_workers, n_workers) or None
         W; None stands for the synchronous allreduce of gradients.
-    age_limit : int
-        Largest age in rounds at which a neighbour's vector is mixed; matters with lossy links.
+    method : str
+        A key of ``STEPS``; without a matrix it is ``allreduce``.
+    rule : {'stale', 'fold', 'symmetric', 'running'}
+        What is done about lost messages.
+    max_age : int
+        stale: largest age in rounds at which a neighbour's vector is mixed.
     late : {'discard', 'partial', 'memory', 'wait'}
         What a straggler's step is taken with: nothing, the shards it finished, its last whole
         gradient; or everyone waits and there are no stragglers.
@@ -62,62 +69,211 @@ def simulate(
 
     References
     ----------
-    The rounds of `goco_mpi.core.methods.goco`, `dgd` and `allreduce`.
+    Each method's own, in `goco_mpi.core.methods`.
     """
     n_workers = len(shares)
     x = np.zeros((n_workers, shares[0].n_params))
     g = np.zeros_like(x)
-    links = None if mixing_matrix is None else _LossyLinks(mixing_matrix, stragglers, age_limit)
+    if mixing_matrix is None:
+        step: Step = _Allreduce(x)
+    else:
+        links = Links(mixing_matrix, stragglers, rule, max_age)
+        step = _RunningSums(x, links) if rule == "running" else STEPS[method](x, links)
     for t in range(n_rounds):
-        if not observe(t, x):
-            return x
+        if not observe(t, step.x):
+            return step.x
+        finished = np.ones(n_workers, dtype=bool)
         for i, share in enumerate(shares):
             if late == "wait" or stragglers.finishes(i, t):
-                g[i] = share.gradient(x[i])
+                g[i] = share.gradient(step.x[i])
             elif late == "partial":
                 n_finished = stragglers.shards_finished(i, t, share.n_shards)
-                finished = stragglers.shard_order(i, t, share.n_shards)[:n_finished]
-                g[i] = sum((share.gradient(x[i], k) for k in finished), start=np.zeros(share.n_params))
+                shards = stragglers.shard_order(i, t, share.n_shards)[:n_finished]
+                g[i] = sum((share.gradient(step.x[i], k) for k in shards), start=np.zeros(share.n_params))
+                finished[i] = n_finished > 0
             elif late == "discard":
                 g[i] = 0.0
+                finished[i] = False
         eta = step_size(t)
-        x = x - eta * g.mean(axis=0) if links is None else links.mix(x - eta * g, t)
+        step.advance(g, finished, eta, t)
         # Far below overflow, so that nothing computed from it warns or becomes NaN unseen.
-        if not np.abs(x).max() < 1e100:
+        if not np.abs(step.x).max() < 1e100:
             raise divergence(t, eta)
-    observe(n_rounds, x)
-    return x
+    observe(n_rounds, step.x)
+    return step.x
 
 
-class _LossyLinks:
-    """Gossip X <- W V where the messages of some edges are lost and older vectors stand in."""
+class Links:
+    """The messages of all edges: which arrived, and what each worker last had of each neighbour.
 
-    def __init__(self, mixing_matrix: sp.csr_array, stragglers: StragglerModel, age_limit: int) -> None:
+    Parameters
+    ----------
+    mixing_matrix : csr_array of shape (n_workers, n_workers)
+    stragglers : StragglerModel
+        Says which messages are lost.
+    rule : str
+    max_age : int
+    """
+
+    def __init__(self, mixing_matrix: sp.csr_array, stragglers: StragglerModel, rule: str, max_age: int) -> None:
         self.matrix = mixing_matrix
         self.stragglers = stragglers
-        self.age_limit = age_limit
+        self.max_age = max_age if rule == "stale" else 0
         entries = mixing_matrix.tocoo()
         off = (entries.row != entries.col) & (entries.data != 0.0)
         self.dest, self.source, self.weight = entries.row[off], entries.col[off], entries.data[off]
         self.last_round = np.full(len(self.dest), -(2**62), dtype=np.int64)
-        self.last_value: Array | None = None
+        self.last: Array | None = None
+        self.perfect = stragglers.link_p == 0.0
+
+    @property
+    def degrees(self) -> NDArray[np.int64]:
+        """Neighbours of each worker."""
+        return np.bincount(self.dest, minlength=self.matrix.shape[0])
+
+    def deliver(self, messages: Array, t: int) -> None:
+        """Let this round's messages, shape (n_workers, anything), arrive or be lost."""
+        if self.perfect:
+            self.last = messages[self.source]
+            self.last_round[:] = t
+            return
+        if self.last is None:
+            self.last = np.zeros((len(self.dest), messages.shape[1]))
+        pairs = zip(self.dest.tolist(), self.source.tolist(), strict=True)
+        arrived = np.array([self.stragglers.arrives(j, i, t) for i, j in pairs], dtype=bool)
+        self.last[arrived] = messages[self.source[arrived]]
+        self.last_round[arrived] = t
 
     def mix(self, v: Array, t: int) -> Array:
-        if self.stragglers.link_p == 0.0:
+        """Return each worker's own v averaged with what it has of its neighbours (their first columns)."""
+        if self.perfect:
             return np.asarray(self.matrix @ v)
-        if self.last_value is None:
-            self.last_value = np.zeros((len(self.dest), v.shape[1]))
-        arrived = np.array(
-            [self.stragglers.arrives(int(j), int(i), t) for i, j in zip(self.dest, self.source, strict=True)],
-            dtype=bool,
-        )
-        self.last_value[arrived] = v[self.source[arrived]]
-        self.last_round[arrived] = t
-        usable = t - self.last_round <= self.age_limit
+        assert self.last is not None
+        usable = t - self.last_round <= self.max_age
+        dest, weight = self.dest[usable], self.weight[usable]
         x = v.copy()
-        np.add.at(
-            x,
-            self.dest[usable],
-            self.weight[usable, None] * (self.last_value[usable] - v[self.dest[usable]]),
-        )
+        np.add.at(x, dest, weight[:, None] * (self.last[usable, : v.shape[1]] - v[dest]))
         return x
+
+    def newest(self) -> tuple[NDArray[np.bool_], Array]:
+        """Return for each edge whether anything has ever come, and what."""
+        assert self.last is not None
+        return self.last_round >= 0, self.last
+
+
+class Step:
+    """One method on stacked arrays; ``x`` has the shape (n_workers, n_params)."""
+
+    x: Array
+
+    def advance(self, g: Array, finished: Finished, eta: float, t: int) -> None:
+        """Go on by one round: gradients ``g``, of which only some were finished."""
+        raise AssertionError
+
+
+class _Allreduce(Step):
+    def __init__(self, x: Array) -> None:
+        self.x = x
+
+    def advance(self, g: Array, finished: Finished, eta: float, t: int) -> None:
+        self.x = self.x - eta * g.mean(axis=0)
+
+
+class _Gossip(Step):
+    """X <- W (X - eta G)."""
+
+    def __init__(self, x: Array, links: Links) -> None:
+        self.x = x
+        self.links = links
+
+    def advance(self, g: Array, finished: Finished, eta: float, t: int) -> None:
+        v = self.x - eta * g
+        if not self.links.perfect:
+            self.links.deliver(v, t)
+        self.x = self.links.mix(v, t)
+
+
+class _PushPull(Step):
+    """Y tracks the mean of the memories M; running sums Sigma carry it over the edges."""
+
+    def __init__(self, x: Array, links: Links) -> None:
+        self.x = x
+        self.links = links
+        self.share = 1.0 / (1.0 + links.degrees)[:, None]
+        self.m, self.y, self.sigma, self.inflow = (np.zeros_like(x) for _ in range(4))
+        self.rho = np.zeros((len(links.dest), x.shape[1]))
+
+    def advance(self, g: Array, finished: Finished, eta: float, t: int) -> None:
+        m = np.where(finished[:, None], g, self.m)
+        flow = self.share * (self.y + m - self.m)
+        self.m = m
+        self.sigma = self.sigma + flow
+        self.y = flow + self.inflow
+        v = self.x - eta * self.y
+        self.links.deliver(np.hstack([v, self.sigma]), t)
+        self.x = self.links.mix(v, t)
+        heard, newest = self.links.newest()
+        sigma = np.where(heard[:, None], newest[:, v.shape[1] :], 0.0)
+        self.inflow = np.zeros_like(v)
+        np.add.at(self.inflow, self.links.dest, sigma - self.rho)
+        self.rho = sigma
+
+    def in_flight(self) -> Array:
+        """Return the tracked mass that is on edges, or not yet taken in, shape (n_params,)."""
+        return np.asarray((self.sigma[self.links.source] - self.rho).sum(axis=0) + self.inflow.sum(axis=0))
+
+
+class _ExactDiffusion(Step):
+    """X <- (I + W)/2 (Psi + X - Psi_before)."""
+
+    def __init__(self, x: Array, links: Links) -> None:
+        self.x = x
+        self.links = links
+        self.m = np.zeros_like(x)
+        self.psi: Array | None = None
+
+    def advance(self, g: Array, finished: Finished, eta: float, t: int) -> None:
+        self.m = np.where(finished[:, None], g, self.m)
+        psi = self.x - eta * self.m
+        phi = psi if self.psi is None else psi + self.x - self.psi
+        self.psi = psi
+        if not self.links.perfect:
+            self.links.deliver(phi, t)
+        self.x = 0.5 * (phi + self.links.mix(phi, t))
+
+
+class _RunningSums(Step):
+    """Mass (z, omega) that splits into equal parts and is never lost; x = z / omega."""
+
+    def __init__(self, x: Array, links: Links) -> None:
+        self.links = links
+        self.share = 1.0 / (1.0 + links.degrees)[:, None]
+        self.mass = np.hstack([x, np.ones((len(x), 1))])
+        self.sigma = np.zeros_like(self.mass)
+        self.rho = np.zeros((len(links.dest), self.mass.shape[1]))
+        self.x = x
+
+    def advance(self, g: Array, finished: Finished, eta: float, t: int) -> None:
+        mass = self.mass.copy()
+        mass[:, :-1] -= eta * mass[:, -1:] * g
+        part = self.share * mass
+        self.sigma = self.sigma + part
+        self.links.deliver(self.sigma, t)
+        heard, newest = self.links.newest()
+        sigma = np.where(heard[:, None], newest, 0.0)
+        self.mass = part.copy()
+        np.add.at(self.mass, self.links.dest, sigma - self.rho)
+        self.rho = sigma
+        self.x = self.mass[:, :-1] / self.mass[:, -1:]
+
+    def total(self) -> Array:
+        """Return all mass, that on edges included, shape (n_params + 1,)."""
+        return np.asarray(self.mass.sum(axis=0) + (self.sigma[self.links.source] - self.rho).sum(axis=0))
+
+
+STEPS: dict[str, Callable[[Array, Links], Step]] = {
+    "goco": _Gossip,
+    "dgd": _Gossip,
+    "push_pull": _PushPull,
+    "exact_diffusion": _ExactDiffusion,
+}

@@ -6,7 +6,7 @@ rounds whatever the method, the number of processes, or who asks.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,8 @@ class StragglerModel:
         ``exponential``, ``pareto`` (shape 2) or ``constant``.
     link_p : float
         Probability that a message is lost on arrival (logical; any kind), in [0, 1).
+    paired_links : bool
+        Whether a message also counts as lost where the one in the other direction is.
     """
 
     kind: str
@@ -58,6 +60,7 @@ class StragglerModel:
     delay_s: float = 0.0
     distribution: str = "exponential"
     link_p: float = 0.0
+    paired_links: bool = False
     _slow: frozenset[int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -103,6 +106,10 @@ class StragglerModel:
         """Tell whether the message of this round from ``source`` to ``dest`` is not lost."""
         if self.link_p == 0.0:
             return True
+        there = self._passes(source, dest, round_)
+        return there and (not self.paired_links or self._passes(dest, source, round_))
+
+    def _passes(self, source: int, dest: int, round_: int) -> bool:
         edge = (source << 32) + dest  # the same stream whatever the number of workers
         return bool(stream(self.seed, Purpose.LINK, edge, round_).random() >= self.link_p)
 
@@ -137,17 +144,9 @@ class StragglerModel:
         a deadline cuts, become Bernoulli misses of the same probability.
         """
         if self.kind == "slow":
-            return StragglerModel(
-                "persistent",
-                self.n_workers,
-                self.seed,
-                p=self._cut_p,
-                ranks=self.ranks,
-                factor=self.factor,
-                link_p=self.link_p,
-            )
+            return replace(self, kind="persistent", p=self._cut_p)
         if self.kind == "delays":
-            return StragglerModel("bernoulli", self.n_workers, self.seed, p=self._cut_p, link_p=self.link_p)
+            return replace(self, kind="bernoulli", p=self._cut_p)
         return self
 
     def completion_rates(self, n_held: NDArray[np.intp] | None = None) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ import numpy as np
 from mpi4py import MPI
 
 from goco_mpi.config import replace
-from goco_mpi.core import mixing, topology
+from goco_mpi.core import topology
 from goco_mpi.engine.deadline import Deadline
 from goco_mpi.engine.exchange import GossipExchange
 from goco_mpi.engine.session import Session
@@ -32,13 +32,10 @@ def exchange(session: Session, kind: str, n_params: int, repeats: int) -> list[f
     """
     graph = topology.build(kind, session.size)
     neighbors = graph.neighbors(session.rank)
-    matrix = mixing.metropolis(graph)
     gossip = GossipExchange(
         session.comm,
         neighbors,
-        mixing.neighbor_weights(matrix, graph, session.rank),
         n_params,
-        0,
         Deadline(np.inf, 1.0),
         session.poll_s,
         lambda source, round_: True,
@@ -63,7 +60,8 @@ def exchange(session: Session, kind: str, n_params: int, repeats: int) -> list[f
             MPI.Request.Waitall(requests)
 
     samples = [_slowest(session, ours) / _slowest(session, raw) for _ in range(repeats + 1)]
-    gossip.close(round_, round_, params, failed=False, time_limit_s=60.0)
+    gossip.blank()
+    gossip.close(round_, round_, failed=False, time_limit_s=60.0)
     return samples[1:]
 
 

@@ -13,8 +13,6 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-from goco_mpi.core import gossip
-from goco_mpi.core.events import NONE
 from goco_mpi.core.gossip import Received
 from goco_mpi.engine.bulletin import Bulletin
 from goco_mpi.engine.deadline import Deadline, waitany_until, waitsome_until
@@ -88,14 +86,15 @@ class Exchange(ABC):
         """Wait for this round's vectors, at most until the deadline."""
 
     @abstractmethod
-    def result(self, round_: int, out: Array) -> list[int]:
-        """Write the mixed vector (gossip) or the mean (allreduce) into ``out``.
+    def inbox(self, round_: int) -> tuple[Array, list[Received]]:
+        """Return the message offered and what has come: each neighbour's newest, or the mean alone.
 
-        Returns
-        -------
-        list of int, length ``degree``
-            The neighbours' steps whose vectors were mixed, -1 where none was.
+        Valid until the next call of any other method.
         """
+
+    def steps(self) -> list[int]:
+        """Return the neighbours' steps that the inbox holds, -1 where nothing came yet."""
+        return []
 
     @abstractmethod
     def tell(self, round_: int, value: float) -> None:
@@ -110,8 +109,8 @@ class Exchange(ABC):
         """Stop the run: here as soon as ``stopped`` says so, elsewhere as the word spreads."""
 
     @abstractmethod
-    def close(self, round_: int, step: int, params: Array, failed: bool, time_limit_s: float) -> None:
-        """Say goodbye and leave no message under way. Collective."""
+    def close(self, round_: int, step: int, failed: bool, time_limit_s: float) -> None:
+        """Say goodbye with the vector that `blank` returned, and leave no message under way. Collective."""
 
     @abstractmethod
     def counts(self) -> ExchangeCounts:
@@ -146,11 +145,8 @@ class GossipExchange(Exchange):
         Private communicator of all workers.
     neighbors : sequence of int
         Sorted, without this rank.
-    weights : ndarray of shape (degree,)
-        Mixing weights of the neighbours.
     n_params : int
-    age_limit : int
-        Largest age in rounds at which a vector is mixed.
+        Numbers in a message.
     deadline : Deadline
         How long to wait in a round. An infinite one makes the exchange synchronous: every
         round's vectors are waited for and mixed exactly, as in the simulator.
@@ -166,9 +162,7 @@ class GossipExchange(Exchange):
         self,
         comm: MPI.Intracomm,
         neighbors: Sequence[int],
-        weights: Array,
         n_params: int,
-        age_limit: int,
         deadline: Deadline,
         poll_s: float,
         arrives: Callable[[int, int], bool] | None = None,
@@ -176,8 +170,6 @@ class GossipExchange(Exchange):
     ) -> None:
         self._graph = comm.Create_dist_graph_adjacent(list(neighbors), list(neighbors), reorder=False)
         self._graph.Set_name("goco_mpi.graph")
-        self._weights = weights
-        self._age_limit = age_limit
         self._deadline = deadline
         self._synchronous = math.isinf(deadline.seconds)
         self._poll_s = poll_s
@@ -319,12 +311,14 @@ class GossipExchange(Exchange):
         suspicion.judge(edge.receive.heard_round, late, missed=late and not was_suspect)
         self._counts.suspected += suspicion.suspect and not was_suspect
 
-    def result(self, round_: int, out: Array) -> list[int]:
-        """Mix the vector sent with the neighbours' newest by the rule that the age limit stands for."""
+    def inbox(self, round_: int) -> tuple[Array, list[Received]]:
+        """Return the message offered and each neighbour's newest."""
         slots = [edge.receive for edge in self._edges]
-        inbox = [Received(slot.value, round_ - slot.value_round) for slot in slots]
-        usable = gossip.mix(self._message.params, self._weights, inbox, self._age_limit, out)
-        return [slot.value_step if used else NONE for slot, used in zip(slots, usable, strict=True)]
+        return self._message.params, [Received(slot.value, round_ - slot.value_round) for slot in slots]
+
+    def steps(self) -> list[int]:
+        """Return the neighbours' steps that the inbox holds, -1 where nothing came yet."""
+        return [edge.receive.value_step for edge in self._edges]
 
     def tell(self, round_: int, value: float) -> None:
         """Post a number to the bulletin."""
@@ -343,7 +337,7 @@ class GossipExchange(Exchange):
         """Return when each neighbour's newest vector arrived, and whether it is a suspect."""
         return [edge.arrived_s for edge in self._edges], [edge.suspicion.suspect for edge in self._edges]
 
-    def close(self, round_: int, step: int, params: Array, failed: bool, time_limit_s: float) -> None:
+    def close(self, round_: int, step: int, failed: bool, time_limit_s: float) -> None:
         """Say goodbye on every edge, take in every neighbour's, and wait for all ranks.
 
         Also neighbours who said goodbye first get one: they wait for it. To be called once; after an
@@ -360,7 +354,6 @@ class GossipExchange(Exchange):
         self._synchronous = False  # nothing is mixed any more: listen to everyone
         for index in range(len(self._edges)):
             self._listen(index)
-        self.blank()[:] = params
         # Also who stops because a neighbour did says so, for those who do not know that one.
         flags = (FAILED if failed or self.failed else 0) | (STOPPED if self.stopped else 0)
         self._send(round_, step, GOODBYE | flags)
@@ -436,12 +429,12 @@ class AllreduceExchange(Exchange):
         waitsome_until([self._request], math.inf, self._poll_s)
         self._counts.messages_received += 1
 
-    def result(self, round_: int, out: Array) -> list[int]:
-        """Write the mean over all ranks."""
-        np.divide(self._recvbuf[:-2], self._comm.Get_size(), out=out)
+    def inbox(self, round_: int) -> tuple[Array, list[Received]]:
+        """Return the gradient offered and the mean over all ranks."""
+        mean = self._recvbuf[:-2] / self._comm.Get_size()
         self._sendbuf[-2] = math.nan
         self.stopped = self._recvbuf[-1] > 0.0
-        return []
+        return self._sendbuf[:-2], [Received(mean, 0)]
 
     def tell(self, round_: int, value: float) -> None:
         """Add a number to the next reduction."""
@@ -455,7 +448,7 @@ class AllreduceExchange(Exchange):
         """Ask all ranks in the next reduction to stop after it, so that none is left alone in one."""
         self._sendbuf[-1] = 1.0
 
-    def close(self, round_: int, step: int, params: Array, failed: bool, time_limit_s: float) -> None:
+    def close(self, round_: int, step: int, failed: bool, time_limit_s: float) -> None:
         """Do nothing: all ranks end in the same round."""
 
     def counts(self) -> ExchangeCounts:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from goco_mpi.core.events import NONE, EventLog
+from goco_mpi.core.gossip import Mixing
 from goco_mpi.core.methods import Method
 from goco_mpi.core.schedules import StepSchedule
 from goco_mpi.engine.background import Background
@@ -129,6 +131,7 @@ class RoundLoop:
     ----------
     work : GradientWork
     method : Method
+    mixing : Mixing
     exchange : Exchange
     step_size : StepSchedule
     late : {'discard', 'partial', 'memory', 'wait'}
@@ -152,7 +155,8 @@ class RoundLoop:
     def __init__(
         self,
         work: GradientWork,
-        method: Method,
+        method: Method[Any],
+        mixing: Mixing,
         exchange: Exchange,
         step_size: StepSchedule,
         late: str,
@@ -168,6 +172,8 @@ class RoundLoop:
     ) -> None:
         self._work = work
         self._method = method
+        self._mixing = mixing
+        self._state = method.start(start, exchange.degree)
         self._exchange = exchange
         self._step_size = step_size
         self._carries_on = late == "memory"
@@ -182,11 +188,15 @@ class RoundLoop:
         self._start_s = 0.0
         self.counts = RunCounts()
         self.round = 0
-        self.params = start.copy()
-        self._exchanged = np.zeros_like(self.params)
+
+    @property
+    def params(self) -> Array:
+        """Where this rank is, shape (n_params,)."""
+        params: Array = self._state.params
+        return params
 
     def run(self) -> bool:
-        """Go through the rounds from zero; ``params`` and ``round`` are where they end.
+        """Go through the rounds from zero; ``params`` and ``round`` are where they end, a last message is ready.
 
         Returns
         -------
@@ -208,7 +218,9 @@ class RoundLoop:
         self.counts.gradients = self._work.n_whole
         self.counts.partial_gradients = self._work.n_partial
         self.counts.late_gradients = self._work.n_late
-        if self._events is not None:  # the goodbye
+        # The goodbye: what the others may mix in the rounds that they still have.
+        self._method.send(self._state, None, 0.0, self._exchange.blank())
+        if self._events is not None:
             self._events.append(self.round, NONE, [NONE] * self._exchange.degree)
         return diverged
 
@@ -267,17 +279,17 @@ class RoundLoop:
         """
         step_size = self._step_size(self.round)
         vector = None if gradient is None else gradient.vector
-        self._method.local_step(self.params, vector, step_size, self._exchange.blank())
+        self._method.send(self._state, vector, step_size, self._exchange.blank())
         self._exchange.offer(self.round, self.counts.rounds)
         offered = waited = time.perf_counter()
         if wait:
             self._exchange.wait(self.round)
             waited = time.perf_counter()
-        used = self._exchange.result(self.round, self._exchanged)
-        self._method.combine(self.params, self._exchanged, step_size, self.params)
+        own, inbox = self._exchange.inbox(self.round)
+        self._method.receive(self._state, own, inbox, self._mixing, step_size)
         mixed = time.perf_counter()
         self.counts.wait_s += waited - offered
-        self._take_down(gradient, used, (offered, waited, mixed))
+        self._take_down(gradient, (offered, waited, mixed))
         following = max(self.round + 1, self._exchange.newest_round) if advance else self.round
         self.counts.rounds += 1
         self.counts.jumped += max(following - self.round - 1, 0)
@@ -286,13 +298,13 @@ class RoundLoop:
         self._stopping.after_round(following, step_size, gradient is not None, self.params)
         self._progress(following)
 
-    def _take_down(self, gradient: Gradient | None, used: list[int], times: tuple[float, float, float]) -> None:
+    def _take_down(self, gradient: Gradient | None, times: tuple[float, float, float]) -> None:
         """Record what decided this step, and when."""
         if gradient is not None:
             self.counts.repeated += gradient.uses > 0
             gradient.uses += 1
         if self._events is not None:
             point, shards = (NONE, []) if gradient is None else (gradient.point, gradient.shards)
-            self._events.append(self.round, point, used, shards)
+            self._events.append(self.round, point, self._exchange.steps(), shards)
         if self._timeline is not None:
             self._timeline.append(*times, self._exchange.arrivals())

@@ -12,7 +12,7 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-from goco_mpi.core import gossip, mixing, objectives
+from goco_mpi.core import objectives
 from goco_mpi.core.events import EventLog
 from goco_mpi.core.shares import Share
 from goco_mpi.engine import evaluate
@@ -112,7 +112,7 @@ def descend(
     config, late = layout.config, layout.config.method.late
     curvature = _curvature(session, layout, share, start) if config.step.kind == "auto" else math.nan
     schedule = step_schedule(config, curvature)
-    exchange = _exchange(session, layout, share.n_params)
+    exchange = _exchange(session, layout, layout.method.message_size(share.n_params))
     snapshots = Snapshots(config.record.every)
     stopping = Stopping(config.stop, exchange, share.loss, callback)
     events = EventLog(exchange.degree, share.n_shards if late == "partial" else 0) if config.record.events else None
@@ -123,6 +123,7 @@ def descend(
         loop = RoundLoop(
             work=GradientWork(session.rank, share, layout.stragglers, late),
             method=layout.method,
+            mixing=layout.mixing(session.rank),
             exchange=exchange,
             step_size=schedule,
             late=late,
@@ -138,7 +139,7 @@ def descend(
         )
         session.barrier()
         diverged = loop.run()
-    exchange.close(loop.round, loop.counts.rounds, loop.params, diverged, config.deadline.shutdown_s)
+    exchange.close(loop.round, loop.counts.rounds, diverged, config.deadline.shutdown_s)
     _refuse_divergence(session, loop.round if diverged else None, schedule(loop.round))
     stopped_by, last_round = _end(session, stopping.reason, loop.round, config.rounds)
     snapshots.finish(last_round, loop.counts.wall_s, loop.params)
@@ -218,19 +219,17 @@ def _curvature(session: Session, layout: Layout, share: Share, start: Array) -> 
     return float(session.comm.allreduce(mine, MPI.MAX))
 
 
-def _exchange(session: Session, layout: Layout, n_params: int) -> Exchange:
+def _exchange(session: Session, layout: Layout, message_size: int) -> Exchange:
     """Set up the exchange that the method needs. Collective."""
     config = layout.config
     poll_s = session.poll_s if config.deadline.poll_s == "auto" else float(config.deadline.poll_s)
     if layout.method.exchange == "allreduce":
-        return AllreduceExchange(session.comm, n_params, poll_s)
+        return AllreduceExchange(session.comm, message_size, poll_s)
     lossy = layout.stragglers.link_p > 0.0
     return GossipExchange(
         session.comm,
         layout.topology.neighbors(session.rank),
-        mixing.neighbor_weights(layout.mixing_matrix, layout.topology, session.rank),
-        n_params,
-        gossip.age_limit(config.method.mixing, config.method.max_age),
+        message_size,
         Deadline(config.deadline.gossip_s, config.deadline.gossip_factor, FIRST_GOSSIP_S),
         poll_s,
         (lambda source, round_: layout.stragglers.arrives(source, session.rank, round_)) if lossy else None,

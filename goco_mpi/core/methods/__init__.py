@@ -1,15 +1,19 @@
-"""The methods, one a file: each a pair of pure functions around an exchange.
+"""The methods, one a file: each the two halves of a round around an exchange.
 
-A round is: compute the gradient at the state; `Method.local_step` turns state and gradient into
-the vector to send; the exchange (messages in ``engine``, a matrix product in ``simulate``)
-happens; `Method.combine` turns what came back into the next state.
+A round is: compute the gradient at the state's parameters; `Method.send` turns state and gradient
+into a message; the exchange happens (MPI in ``engine``, a matrix product in ``simulate``);
+`Method.receive` takes in what came.
 """
 
+from typing import Any
+
 from goco_mpi.core.methods.allreduce import ALLREDUCE
-from goco_mpi.core.methods.base import Method
+from goco_mpi.core.methods.base import Method, State
 from goco_mpi.core.methods.dgd import DGD
+from goco_mpi.core.methods.exact_diffusion import EXACT_DIFFUSION
 from goco_mpi.core.methods.goco import GOCO
+from goco_mpi.core.methods.push_pull import PUSH_PULL
 
-METHODS: dict[str, Method] = {method.name: method for method in (GOCO, DGD, ALLREDUCE)}
+METHODS: dict[str, Method[Any]] = {method.name: method for method in (GOCO, PUSH_PULL, EXACT_DIFFUSION, DGD, ALLREDUCE)}
 
-__all__ = ["METHODS", "Method"]
+__all__ = ["METHODS", "Method", "State"]

@@ -5,20 +5,38 @@ x <- x - eta_t mean_i g_i        the mean by an allreduce, which waits for the s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from goco_mpi.core.methods.base import Array, Method
+from goco_mpi.core.gossip import Mixing, Received
+from goco_mpi.core.methods.base import Array, Method, State
 
 
-def _send_gradient(params: Array, gradient: Array | None, step_size: float, out: Array) -> None:
-    if gradient is None:
-        out[:] = 0.0
-    else:
-        np.copyto(out, gradient)
+class Allreduce(Method[State]):
+    """See the module."""
+
+    name = "allreduce"
+    coded = False
+    exchange = "allreduce"
+    mixings = ()
+
+    def start(self, params: Array, degree: int) -> State:
+        """Return a state of parameters alone."""
+        return State(params.copy())
+
+    def send(self, state: State, gradient: Array | None, step_size: float, out: Array) -> None:
+        """Send the gradient."""
+        if gradient is None:
+            out[:] = 0.0
+        else:
+            np.copyto(out, gradient)
+
+    def receive(self, state: State, own: Array, inbox: Sequence[Received], mixing: Mixing, step_size: float) -> None:
+        """Step along the mean gradient."""
+        (mean,) = inbox
+        assert mean.value is not None  # an allreduce is always complete
+        state.params -= step_size * mean.value
 
 
-def _step_along_mean(params: Array, exchanged: Array, step_size: float, out: Array) -> None:
-    np.subtract(params, step_size * exchanged, out=out)
-
-
-ALLREDUCE = Method("allreduce", coded=False, exchange="allreduce", local_step=_send_gradient, combine=_step_along_mean)
+ALLREDUCE = Allreduce()

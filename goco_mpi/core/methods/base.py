@@ -2,19 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from goco_mpi.core.gossip import Mixing, Received
+
 Array = NDArray[np.float64]
 
 
-@dataclass(frozen=True)
-class Method:
-    """A named pair of pure functions and the exchange they need.
+@dataclass
+class State:
+    """What one worker keeps from round to round; methods add their own vectors.
+
+    Attributes
+    ----------
+    params : ndarray of shape (n_params,)
+        The worker's parameters: where its next gradient is taken.
+    """
+
+    params: Array
+
+
+S = TypeVar("S", bound=State)
+
+
+class Method(ABC, Generic[S]):
+    """A method as the two halves of a round around the exchange, pure but for the state they are given.
 
     Attributes
     ----------
@@ -23,31 +41,58 @@ class Method:
     coded : bool
         Whether shards may be replicated and gradients coded; otherwise every shard has one holder.
     exchange : {'gossip', 'allreduce'}
-        ``gossip``: vectors to graph neighbours, mixed by a rule that forgives late ones.
-        ``allreduce``: the sum over all workers, which waits for everyone.
-    local_step : callable (params, gradient or None, step_size, out) -> None
-        Writes into ``out`` the vector to send; the gradient is None when it was not finished.
-    combine : callable (params, exchanged, step_size, out) -> None
-        Writes into ``out`` the next parameters. ``exchanged`` is the mixed vector (gossip) or
-        the mean over all workers of what they sent (allreduce). ``out`` may be ``params``.
+        ``gossip``: messages to graph neighbours, of whom some may be late.
+        ``allreduce``: the mean over all workers, which waits for everyone.
+    remembers : bool
+        Whether a worker whose gradient is late goes on with its last one by itself.
+    mixings : tuple of str
+        Mixing rules that are sound with it, the default first.
     """
 
-    name: str
-    coded: bool
-    exchange: Literal["gossip", "allreduce"]
-    local_step: Callable[[Array, Array | None, float, Array], None]
-    combine: Callable[[Array, Array, float, Array], None]
+    name: ClassVar[str]
+    coded: ClassVar[bool] = True
+    exchange: ClassVar[Literal["gossip", "allreduce"]] = "gossip"
+    remembers: ClassVar[bool] = False
+    mixings: ClassVar[tuple[str, ...]] = ("stale", "fold", "symmetric", "running")
+
+    def message_size(self, n_params: int) -> int:
+        """Return the numbers in a message; here one vector."""
+        return n_params
+
+    @abstractmethod
+    def start(self, params: Array, degree: int) -> S:
+        """Return the first state of a worker with ``degree`` neighbours."""
+
+    @abstractmethod
+    def send(self, state: S, gradient: Array | None, step_size: float, out: Array) -> None:
+        """Take the local step and write the message into ``out``, shape (message_size,).
+
+        ``gradient`` is the coded gradient, None where it was not finished.
+        """
+
+    @abstractmethod
+    def receive(self, state: S, own: Array, inbox: Sequence[Received], mixing: Mixing, step_size: float) -> None:
+        """Take in what came: the newest message of each neighbour, beside the ``own`` one sent.
+
+        With ``exchange = 'allreduce'`` the inbox holds the mean over all workers alone.
+        """
 
 
-def descend(params: Array, gradient: Array | None, step_size: float, out: Array) -> None:
-    """Write v = x - eta g, or v = x where the gradient was not finished."""
-    if gradient is None:
-        np.copyto(out, params)
-    else:
-        np.multiply(gradient, -step_size, out=out)
-        out += params
+class Descent(Method[State]):
+    """The local step v = x - eta g (v = x without a gradient), and the mixed vector as the next parameters."""
 
+    def start(self, params: Array, degree: int) -> State:
+        """Return a state of parameters alone."""
+        return State(params.copy())
 
-def adopt(params: Array, exchanged: Array, step_size: float, out: Array) -> None:
-    """Take the mixed vector as the next parameters."""
-    np.copyto(out, exchanged)
+    def send(self, state: State, gradient: Array | None, step_size: float, out: Array) -> None:
+        """Send v."""
+        if gradient is None:
+            np.copyto(out, state.params)
+        else:
+            np.multiply(gradient, -step_size, out=out)
+            out += state.params
+
+    def receive(self, state: State, own: Array, inbox: Sequence[Received], mixing: Mixing, step_size: float) -> None:
+        """Mix."""
+        mixing.mix(own, inbox, state.params)

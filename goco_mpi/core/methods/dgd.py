@@ -9,6 +9,14 @@ Nedic & Ozdaglar, "Distributed subgradient methods for multi-agent optimization"
 Yuan, Ling & Yin, "On the convergence of decentralized gradient descent", SIAM J. Optim. 2016.
 """
 
-from goco_mpi.core.methods.base import Method, adopt, descend
+from goco_mpi.core.methods.base import Descent
 
-DGD = Method("dgd", coded=False, exchange="gossip", local_step=descend, combine=adopt)
+
+class Dgd(Descent):
+    """See the module."""
+
+    name = "dgd"
+    coded = False
+
+
+DGD = Dgd()

@@ -4,13 +4,20 @@
     local step  v_i = x_i - eta_t g_i  if finished in time, else v_i = x_i
     gossip      x_i <- v_i + sum_j w_ij (v_j - v_i)
 
-Late gradients are discarded; a late worker still gossips its unchanged vector.
+What a late gradient is worth is up to ``method.late``; a late worker gossips all the same.
 
 References
 ----------
 Li & Skoglund, "Gossip-based decentralized learning with gradient coding", arXiv 2402.04193.
 """
 
-from goco_mpi.core.methods.base import Method, adopt, descend
+from goco_mpi.core.methods.base import Descent
 
-GOCO = Method("goco", coded=True, exchange="gossip", local_step=descend, combine=adopt)
+
+class Goco(Descent):
+    """See the module."""
+
+    name = "goco"
+
+
+GOCO = Goco()
