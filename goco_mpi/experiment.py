@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from goco_mpi.core import encoding, gossip, mixing, objectives, optimum, placement, schedules, topology
 from goco_mpi.core.gossip import Mixing
-from goco_mpi.core.methods import METHODS, Method
+from goco_mpi.core.methods import METHODS, Method, Place
 from goco_mpi.core.methods.running_sums import RUNNING_SUMS
 from goco_mpi.core.objectives import Objective, WeightedRows
 from goco_mpi.core.placement import Placement
 from goco_mpi.core.schedules import StepSchedule
-from goco_mpi.core.shares import ModelShare
+from goco_mpi.core.shares import ModelShare, Share
 from goco_mpi.core.stragglers import StragglerModel
 from goco_mpi.core.topology import Topology
 from goco_mpi.data import sources
@@ -56,6 +56,11 @@ class Layout:
     encoding_weights: Array
     stragglers: StragglerModel
     method: Method[Any]
+
+    def place(self, worker: int, share: Share) -> Place:
+        """Return where a worker stands, for its method."""
+        weight = float(self.encoding_weights[worker].sum()) * self.n_workers / self.placement.n_shards
+        return Place(worker, self.n_workers, self.topology.neighbors(worker), share, weight)
 
     def mixing(self, worker: int) -> Mixing:
         """Return a worker's weights of its neighbours, under the rule of the config."""

@@ -86,9 +86,8 @@ def _parameters(config: RunConfig, tables: list[NDArray[np.int32]], step_size: f
         return replay_allreduce(shares, schedule, [Events(table, 0) for table in tables], start)
     topology = layout.topology
     return replay_gossip(
-        shares,
         layout.method,
-        topology,
+        [layout.place(worker, share) for worker, share in enumerate(shares)],
         [layout.mixing(worker) for worker in range(n_workers)],
         schedule,
         [Events(table, len(topology.neighbors(worker))) for worker, table in enumerate(tables)],

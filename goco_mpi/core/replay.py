@@ -17,18 +17,16 @@ from numpy.typing import NDArray
 
 from goco_mpi.core.events import NONE, Events
 from goco_mpi.core.gossip import Mixing, Received
-from goco_mpi.core.methods import Method
+from goco_mpi.core.methods import Gradient, Method, Place
 from goco_mpi.core.shares import Share
-from goco_mpi.core.topology import Topology
 from goco_mpi.errors import RunError
 
 Array = NDArray[np.float64]
 
 
 def replay_gossip(
-    shares: Sequence[Share],
     method: Method[Any],
-    topology: Topology,
+    places: Sequence[Place],
     mixings: Sequence[Mixing],
     step_size: Callable[[int], float],
     events: Sequence[Events],
@@ -42,9 +40,8 @@ def replay_gossip(
 
     Parameters
     ----------
-    shares : sequence of Share, length n_workers
     method : Method
-    topology : Topology
+    places : sequence of Place, length n_workers
     mixings : sequence of Mixing, length n_workers
     step_size : callable round -> float
     events : sequence of Events, length n_workers
@@ -61,7 +58,8 @@ def replay_gossip(
         If the events contradict themselves or the rules.
     """
     workers = [
-        _Worker(i, share, method, topology.neighbors(i), mixings[i], events[i], start) for i, share in enumerate(shares)
+        _Worker(method, place, mixing, table, start)
+        for place, mixing, table in zip(places, mixings, events, strict=True)
     ]
     for worker in workers:
         worker.check(workers)
@@ -137,24 +135,22 @@ class _Worker:
 
     def __init__(
         self,
-        index: int,
-        share: Share,
         method: Method[Any],
-        neighbors: Sequence[int],
+        place: Place,
         mixing: Mixing,
         events: Events,
         start: Array,
     ) -> None:
-        self.index = index
-        self.share = share
+        self.index = place.worker
+        self.share = place.share
         self.method = method
-        self.neighbors = list(neighbors)
+        self.neighbors = place.neighbors
         self.mixing = mixing
         self.events = events
         self.step = 0
-        self.state = method.start(start, len(self.neighbors))
+        self.state = method.start(start, place)
         self.message: Array | None = None
-        self.gradients: dict[int, Array] = {}
+        self.gradients: dict[int, Gradient] = {}
         self.last_use = {int(point): step for step, point in enumerate(events.points) if point != NONE}
 
     @property
@@ -201,10 +197,11 @@ class _Worker:
         if self.step in self.last_use:
             shards = self.events.finished_shards(self.last_use[self.step])
             if shards is None:
-                self.gradients[self.step] = self.share.gradient(params)
+                vector = self.share.gradient(params)
             else:
                 terms = (self.share.gradient(params, shard) for shard in shards)
-                self.gradients[self.step] = sum(terms, start=np.zeros_like(params))
+                vector = sum(terms, start=np.zeros_like(params))
+            self.gradients[self.step] = Gradient(vector, params.copy())
         point = int(self.events.points[self.step])
         gradient = None if point == NONE else self.gradients[point]
         message = np.empty(self.method.message_size(params.size))

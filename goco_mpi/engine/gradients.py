@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from goco_mpi.core.methods import Gradient
 from goco_mpi.core.shares import Share
 from goco_mpi.core.stragglers import StragglerModel
 
@@ -19,12 +20,12 @@ SLICE_S = 5e-4
 
 
 @dataclass(slots=True)
-class Gradient:
+class FinishedWork:
     """A gradient, or the finished part of one, for local steps to use.
 
     Attributes
     ----------
-    vector : ndarray of shape (n_params,)
+    gradient : Gradient
     point : int
         The rank's step before which the parameters were those it was taken at.
     shards : list of int
@@ -33,7 +34,7 @@ class Gradient:
         Steps taken with it.
     """
 
-    vector: Array
+    gradient: Gradient
     point: int
     shards: list[int] = field(default_factory=list)
     uses: int = 0
@@ -68,7 +69,7 @@ class GradientWork:
         self._vector = np.zeros(share.n_params)
         # One shard's term, or with memory the buffer of the gradient that is not the last one.
         self._spare = np.zeros(share.n_params if late in ("partial", "memory") else 0)
-        self._last: Gradient | None = None
+        self._last: FinishedWork | None = None
         self._step = 0
         self._n_finished = 0
         self._finished: list[int] = []
@@ -105,7 +106,7 @@ class GradientWork:
             self._finished.append(shard)
         yield from _sleep(start + lasts_s)
 
-    def finish(self) -> Gradient | None:
+    def finish(self) -> FinishedWork | None:
         """Return what counts once all blocks are done; None where a script made it late."""
         if self._late == "partial":
             return self.cut()
@@ -113,13 +114,14 @@ class GradientWork:
             self.n_late += 1
             return self._last
         self.n_whole += 1
-        gradient = Gradient(self._vector, self._step)
+        work = FinishedWork(Gradient(self._vector, self._params), self._step)
         if self._late == "memory":
             self._vector, self._spare = self._spare, self._vector
-            self._last = gradient
-        return gradient
+            self._params = np.empty_like(self._params) if self._last is None else self._last.gradient.params
+            self._last = work
+        return work
 
-    def cut(self) -> Gradient | None:
+    def cut(self) -> FinishedWork | None:
         """Return what counts of a gradient that is left unfinished."""
         if not self._finished:
             self.n_late += 1
@@ -127,10 +129,10 @@ class GradientWork:
         whole = len(self._finished) == self._share.n_shards
         self.n_whole += whole
         self.n_partial += not whole
-        return Gradient(self._vector, self._step, self._finished)
+        return FinishedWork(Gradient(self._vector, self._params), self._step, self._finished)
 
     @property
-    def meanwhile(self) -> Gradient | None:
+    def meanwhile(self) -> FinishedWork | None:
         """What a step uses that is taken while a gradient is under way."""
         return self._last
 

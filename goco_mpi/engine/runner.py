@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from goco_mpi.core.events import NONE, EventLog
 from goco_mpi.core.gossip import Mixing
-from goco_mpi.core.methods import Method
+from goco_mpi.core.methods import Method, Place
 from goco_mpi.core.schedules import StepSchedule
 from goco_mpi.engine.background import Background
 from goco_mpi.engine.deadline import Deadline
 from goco_mpi.engine.exchange import Exchange
-from goco_mpi.engine.gradients import Gradient, GradientWork
+from goco_mpi.engine.gradients import FinishedWork, GradientWork
 from goco_mpi.engine.stopping import Stopping
 
 Array = NDArray[np.float64]
@@ -131,6 +131,7 @@ class RoundLoop:
     ----------
     work : GradientWork
     method : Method
+    place : Place
     mixing : Mixing
     exchange : Exchange
     step_size : StepSchedule
@@ -156,6 +157,7 @@ class RoundLoop:
         self,
         work: GradientWork,
         method: Method[Any],
+        place: Place,
         mixing: Mixing,
         exchange: Exchange,
         step_size: StepSchedule,
@@ -173,7 +175,7 @@ class RoundLoop:
         self._work = work
         self._method = method
         self._mixing = mixing
-        self._state = method.start(start, exchange.degree)
+        self._state = method.start(start, place)
         self._exchange = exchange
         self._step_size = step_size
         self._carries_on = late == "memory"
@@ -227,7 +229,7 @@ class RoundLoop:
     def _over(self) -> bool:
         return self._exchange.failed or self._stopping.out_of_time() or self.round >= self._n_rounds
 
-    def _compute(self) -> Gradient | None:
+    def _compute(self) -> FinishedWork | None:
         """Return the coded gradient at the present parameters, or what counts of it if it is late."""
         start = time.perf_counter()
         deadline = start + self._compute_deadline.seconds
@@ -263,14 +265,14 @@ class RoundLoop:
             if not self._over():
                 self._gossip(self._work.meanwhile, wait=False, advance=False)
 
-    def _gossip(self, gradient: Gradient | None, wait: bool = True, advance: bool = True) -> None:
+    def _gossip(self, work: FinishedWork | None, wait: bool = True, advance: bool = True) -> None:
         """Take the local step, exchange, mix, and go on to the next round.
 
         That is the newest round heard of, where the neighbours are further than the next.
 
         Parameters
         ----------
-        gradient : Gradient or None
+        gradient : FinishedWork or None
             What the local step uses.
         wait : bool
             Whether to wait for the neighbours.
@@ -278,8 +280,7 @@ class RoundLoop:
             Whether to go past the present round.
         """
         step_size = self._step_size(self.round)
-        vector = None if gradient is None else gradient.vector
-        self._method.send(self._state, vector, step_size, self._exchange.blank())
+        self._method.send(self._state, None if work is None else work.gradient, step_size, self._exchange.blank())
         self._exchange.offer(self.round, self.counts.rounds)
         offered = waited = time.perf_counter()
         if wait:
@@ -289,22 +290,22 @@ class RoundLoop:
         self._method.receive(self._state, own, inbox, self._mixing, step_size)
         mixed = time.perf_counter()
         self.counts.wait_s += waited - offered
-        self._take_down(gradient, (offered, waited, mixed))
+        self._take_down(work, (offered, waited, mixed))
         following = max(self.round + 1, self._exchange.newest_round) if advance else self.round
         self.counts.rounds += 1
         self.counts.jumped += max(following - self.round - 1, 0)
         self.round = following
         self._snapshots.take(following, mixed - self._start_s, self.params)
-        self._stopping.after_round(following, step_size, gradient is not None, self.params)
+        self._stopping.after_round(following, step_size, work is not None, self.params)
         self._progress(following)
 
-    def _take_down(self, gradient: Gradient | None, times: tuple[float, float, float]) -> None:
+    def _take_down(self, work: FinishedWork | None, times: tuple[float, float, float]) -> None:
         """Record what decided this step, and when."""
-        if gradient is not None:
-            self.counts.repeated += gradient.uses > 0
-            gradient.uses += 1
+        if work is not None:
+            self.counts.repeated += work.uses > 0
+            work.uses += 1
         if self._events is not None:
-            point, shards = (NONE, []) if gradient is None else (gradient.point, gradient.shards)
+            point, shards = (NONE, []) if work is None else (work.point, work.shards)
             self._events.append(self.round, point, self._exchange.steps(), shards)
         if self._timeline is not None:
             self._timeline.append(*times, self._exchange.arrivals())

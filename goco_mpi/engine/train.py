@@ -123,6 +123,7 @@ def descend(
         loop = RoundLoop(
             work=GradientWork(session.rank, share, layout.stragglers, late),
             method=layout.method,
+            place=layout.place(session.rank, share),
             mixing=layout.mixing(session.rank),
             exchange=exchange,
             step_size=schedule,

@@ -8,7 +8,7 @@ into a message; the exchange happens (MPI in ``engine``, a matrix product in ``s
 from typing import Any
 
 from goco_mpi.core.methods.allreduce import ALLREDUCE
-from goco_mpi.core.methods.base import Method, State
+from goco_mpi.core.methods.base import Gradient, Method, Place, State
 from goco_mpi.core.methods.dgd import DGD
 from goco_mpi.core.methods.exact_diffusion import EXACT_DIFFUSION
 from goco_mpi.core.methods.goco import GOCO
@@ -16,4 +16,4 @@ from goco_mpi.core.methods.push_pull import PUSH_PULL
 
 METHODS: dict[str, Method[Any]] = {method.name: method for method in (GOCO, PUSH_PULL, EXACT_DIFFUSION, DGD, ALLREDUCE)}
 
-__all__ = ["METHODS", "Method", "State"]
+__all__ = ["METHODS", "Gradient", "Method", "Place", "State"]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from goco_mpi.core.gossip import Mixing, Received
-from goco_mpi.core.methods.base import Array, Method, State
+from goco_mpi.core.methods.base import Array, Gradient, Method, Place, State
 
 
 class Allreduce(Method[State]):
@@ -21,16 +21,16 @@ class Allreduce(Method[State]):
     exchange = "allreduce"
     mixings = ()
 
-    def start(self, params: Array, degree: int) -> State:
+    def start(self, params: Array, place: Place) -> State:
         """Return a state of parameters alone."""
         return State(params.copy())
 
-    def send(self, state: State, gradient: Array | None, step_size: float, out: Array) -> None:
+    def send(self, state: State, gradient: Gradient | None, step_size: float, out: Array) -> None:
         """Send the gradient."""
         if gradient is None:
             out[:] = 0.0
         else:
-            np.copyto(out, gradient)
+            np.copyto(out, gradient.vector)
 
     def receive(self, state: State, own: Array, inbox: Sequence[Received], mixing: Mixing, step_size: float) -> None:
         """Step along the mean gradient."""

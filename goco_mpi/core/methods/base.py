@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from goco_mpi.core.gossip import Mixing, Received
+from goco_mpi.core.shares import Share
 
 Array = NDArray[np.float64]
 
@@ -25,6 +26,36 @@ class State:
         The worker's parameters: where its next gradient is taken.
     """
 
+    params: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Place:
+    """Where a worker stands in the network, and what it holds.
+
+    Attributes
+    ----------
+    worker, n_workers : int
+    neighbors : tuple of int
+        In the order of the inbox.
+    share : Share
+    weight : float
+        (N/M) sum_k a_ik, the weight of its coded gradient; their mean over all workers is 1 where
+        nobody's lateness is made up for.
+    """
+
+    worker: int
+    n_workers: int
+    neighbors: tuple[int, ...]
+    share: Share
+    weight: float
+
+
+@dataclass(frozen=True, eq=False)
+class Gradient:
+    """A coded gradient and where it was taken, both of shape (n_params,)."""
+
+    vector: Array
     params: Array
 
 
@@ -60,14 +91,15 @@ class Method(ABC, Generic[S]):
         return n_params
 
     @abstractmethod
-    def start(self, params: Array, degree: int) -> S:
-        """Return the first state of a worker with ``degree`` neighbours."""
+    def start(self, params: Array, place: Place) -> S:
+        """Return a worker's first state."""
 
     @abstractmethod
-    def send(self, state: S, gradient: Array | None, step_size: float, out: Array) -> None:
+    def send(self, state: S, gradient: Gradient | None, step_size: float, out: Array) -> None:
         """Take the local step and write the message into ``out``, shape (message_size,).
 
-        ``gradient`` is the coded gradient, None where it was not finished.
+        ``gradient`` is the coded gradient, None where it was not finished; it may have been taken at
+        earlier parameters than the state's.
         """
 
     @abstractmethod
@@ -81,16 +113,16 @@ class Method(ABC, Generic[S]):
 class Descent(Method[State]):
     """The local step v = x - eta g (v = x without a gradient), and the mixed vector as the next parameters."""
 
-    def start(self, params: Array, degree: int) -> State:
+    def start(self, params: Array, place: Place) -> State:
         """Return a state of parameters alone."""
         return State(params.copy())
 
-    def send(self, state: State, gradient: Array | None, step_size: float, out: Array) -> None:
+    def send(self, state: State, gradient: Gradient | None, step_size: float, out: Array) -> None:
         """Send v."""
         if gradient is None:
             np.copyto(out, state.params)
         else:
-            np.multiply(gradient, -step_size, out=out)
+            np.multiply(gradient.vector, -step_size, out=out)
             out += state.params
 
     def receive(self, state: State, own: Array, inbox: Sequence[Received], mixing: Mixing, step_size: float) -> None:

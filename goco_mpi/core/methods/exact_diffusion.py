@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from goco_mpi.core.gossip import Mixing, Received
-from goco_mpi.core.methods.base import Array, Method, State
+from goco_mpi.core.methods.base import Array, Gradient, Method, Place, State
 
 
 @dataclass
@@ -38,14 +38,14 @@ class ExactDiffusion(Method[ExactDiffusionState]):
     remembers = True
     mixings = ("symmetric",)
 
-    def start(self, params: Array, degree: int) -> ExactDiffusionState:
+    def start(self, params: Array, place: Place) -> ExactDiffusionState:
         """Return a state that has seen no gradient yet."""
         return ExactDiffusionState(params.copy(), np.zeros_like(params))
 
-    def send(self, state: ExactDiffusionState, gradient: Array | None, step_size: float, out: Array) -> None:
+    def send(self, state: ExactDiffusionState, gradient: Gradient | None, step_size: float, out: Array) -> None:
         """Send phi."""
         if gradient is not None:
-            np.copyto(state.memory, gradient)
+            np.copyto(state.memory, gradient.vector)
         psi = state.params - step_size * state.memory
         np.copyto(out, psi)
         if state.psi is not None:

@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from goco_mpi.core.gossip import Mixing, Received
-from goco_mpi.core.methods.base import Array, Method, State
+from goco_mpi.core.methods.base import Array, Gradient, Method, Place, State
 
 
 @dataclass
@@ -50,7 +50,7 @@ class PushPull(Method[PushPullState]):
         """Return the length of (v, sigma)."""
         return 2 * n_params
 
-    def start(self, params: Array, degree: int) -> PushPullState:
+    def start(self, params: Array, place: Place) -> PushPullState:
         """Return a state that has seen no gradient yet."""
         n = params.size
         return PushPullState(
@@ -58,18 +58,18 @@ class PushPull(Method[PushPullState]):
             memory=np.zeros(n),
             tracker=np.zeros(n),
             sigma=np.zeros(n),
-            rho=np.zeros((degree, n)),
+            rho=np.zeros((len(place.neighbors), n)),
             inflow=np.zeros(n),
         )
 
-    def send(self, state: PushPullState, gradient: Array | None, step_size: float, out: Array) -> None:
+    def send(self, state: PushPullState, gradient: Gradient | None, step_size: float, out: Array) -> None:
         """Update the tracker and send (v, sigma)."""
         n = state.params.size
         share = 1.0 / (1.0 + len(state.rho))
         u = state.tracker.copy()
         if gradient is not None:
-            u += gradient - state.memory
-            np.copyto(state.memory, gradient)
+            u += gradient.vector - state.memory
+            np.copyto(state.memory, gradient.vector)
         u *= share
         state.sigma += u
         np.add(u, state.inflow, out=state.tracker)

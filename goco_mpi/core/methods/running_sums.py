@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from goco_mpi.core.gossip import Mixing, Received
-from goco_mpi.core.methods.base import Array, Method, State
+from goco_mpi.core.methods.base import Array, Gradient, Method, Place, State
 
 
 @dataclass
@@ -44,15 +44,15 @@ class RunningSums(Method[RunningSumsState]):
         """Return the length of sigma."""
         return n_params + 1
 
-    def start(self, params: Array, degree: int) -> RunningSumsState:
+    def start(self, params: Array, place: Place) -> RunningSumsState:
         """Return a state of weight one."""
         n = params.size + 1
-        return RunningSumsState(params.copy(), np.append(params, 1.0), np.zeros(n), np.zeros((degree, n)))
+        return RunningSumsState(params.copy(), np.append(params, 1.0), np.zeros(n), np.zeros((len(place.neighbors), n)))
 
-    def send(self, state: RunningSumsState, gradient: Array | None, step_size: float, out: Array) -> None:
+    def send(self, state: RunningSumsState, gradient: Gradient | None, step_size: float, out: Array) -> None:
         """Take the step on the numerator, and send the running sum."""
         if gradient is not None:
-            state.mass[:-1] -= step_size * state.mass[-1] * gradient
+            state.mass[:-1] -= step_size * state.mass[-1] * gradient.vector
         state.mass *= 1.0 / (1.0 + len(state.rho))
         state.sigma += state.mass
         np.copyto(out, state.sigma)
