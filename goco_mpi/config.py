@@ -19,8 +19,9 @@ import msgspec
 
 from goco_mpi.core import encoding, gossip, mixing, objectives, placement, stragglers, topology
 from goco_mpi.core.methods import METHODS
+from goco_mpi.core.methods.table_newton import TABLE_NEWTON
 from goco_mpi.errors import InputError, check_one_of, check_range
-from goco_mpi.schema import DeadlineConfig, PlacementConfig, RunConfig, Section, StopConfig
+from goco_mpi.schema import DeadlineConfig, PlacementConfig, RunConfig, Section, StepConfig, StopConfig
 
 BUNDLED = ("digits", "breast_cancer", "diabetes")
 PARTITIONS = ("iid", "by_label", "in_order")
@@ -272,8 +273,13 @@ def _resolve(config: RunConfig) -> RunConfig:
         if getattr(deadline, name) == "inf":  # as a record spells it
             deadline = replace(deadline, **{name: math.inf})
     placement_section = config.placement
-    if section.mixing is None and method.mixings:
+    step = config.step
+    if not method.mixings:
+        section = replace(section, mixing=None)
+    elif section.mixing is None:
         section = replace(section, mixing=method.mixings[0])
+    if method is TABLE_NEWTON:  # its steps are its own: nothing to work out before the first round
+        step = StepConfig(kind="constant", size=1.0)
     if not method.coded:
         section = replace(section, weights="plain")
     if not method.coded or placement_section.kind == "uncoded":
@@ -282,7 +288,7 @@ def _resolve(config: RunConfig) -> RunConfig:
         section = replace(section, late="wait")
     if section.late == "wait":
         deadline = replace(deadline, compute_s=math.inf, gossip_s=math.inf)
-    config = replace(config, method=section, placement=placement_section, deadline=deadline)
+    config = replace(config, method=section, placement=placement_section, step=step, deadline=deadline)
     _check_pairings(config)
     return config
 
@@ -304,6 +310,16 @@ def _check_pairings(config: RunConfig) -> None:
         raise InputError(
             f"method.late = 'partial' is not sound with method.kind = '{kind}', which remembers whole gradients: "
             "a part would take the place of the whole. Use 'memory' or 'discard'."
+        )
+    if method is TABLE_NEWTON and config.topology.kind != "complete":
+        raise InputError(
+            f"method.kind = '{kind}' needs topology.kind = 'complete': a rank hears of another's gradient only from "
+            f"that rank itself. Got {config.topology.kind!r}. On other graphs use method.kind = 'push_pull'."
+        )
+    if method is TABLE_NEWTON and config.stop.gradient_norm is not None:
+        raise InputError(
+            f"stop.gradient_norm does not go with method.kind = '{kind}': it is read off steps along the gradient, and "
+            f"these are not. Got {config.stop.gradient_norm:g}. Use stop.target_loss."
         )
 
 

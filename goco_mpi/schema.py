@@ -78,7 +78,7 @@ class MethodConfig(Section, frozen=True):
     """What a round does."""
 
     kind: str = "goco"
-    """goco | push_pull | exact_diffusion | dgd | allreduce."""
+    """goco | push_pull | exact_diffusion | table_newton (needs topology.kind = "complete") | dgd | allreduce."""
     late: str = "discard"
     """What a gradient is worth that misses its deadline: discard (nothing) | partial (the shards done
     so far count, in random order) | memory (it is carried on with and used when ready, until then the last

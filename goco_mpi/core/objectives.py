@@ -87,6 +87,8 @@ class Objective(ABC):
     name: str
     curvature_bound: float
     """Largest second derivative of the loss with respect to the model's output."""
+    quadratic = False
+    """Whether the Hessian is the same everywhere."""
 
     def __init__(self, n_features: int, l2: float) -> None:
         self.n_features = n_features
@@ -173,6 +175,18 @@ class Objective(ABC):
             result += self._pull_back(features, products)
         return result
 
+    def hessian(self, params: Array, rows: WeightedRows) -> Array:
+        """Return the Hessian of F at ``params``, shape (n_params, n_params)."""
+        result: Array = np.diag(np.full(self.n_params, self.l2 * rows.l2_weight))
+        for block in rows.blocks():
+            features = rows.features[block]
+            self._add_curvature(self._outputs(params, features), features, rows.weights[block], result)
+        return result
+
+    def _add_curvature(self, outputs: Array, features: Features, weights: Array, out: Array) -> None:
+        """Add the Hessian of some rows' weighted losses to ``out``; here for one output a row."""
+        out += _weighted_gram(features, weights * self._residual_products(outputs, np.ones_like(outputs)))
+
     def smoothness(self, rows: WeightedRows) -> float:
         """Return L with ||grad F(x) - grad F(y)|| <= L ||x - y|| for all x, y (worst case)."""
         return self.curvature_bound * _gram_extremes(rows)[1] + self.l2 * rows.l2_weight
@@ -187,6 +201,7 @@ class LeastSquares(Objective):
 
     name = "least_squares"
     curvature_bound = 1.0
+    quadratic = True
 
     def _outputs(self, params: Array, features: Features) -> Array:
         return np.asarray(features @ params)
@@ -270,6 +285,18 @@ class Softmax(Objective):
         mean = np.sum(probabilities * directions, axis=1, keepdims=True)
         return np.asarray(probabilities * (directions - mean))
 
+    def _add_curvature(self, outputs: Array, features: Features, weights: Array, out: Array) -> None:
+        probabilities = softmax(outputs, axis=1)
+        # Indices: feature, class, feature, class; the blocks of two classes are one weighted Gram matrix each.
+        blocks = out.reshape(self.n_features, self.n_classes, self.n_features, self.n_classes)
+        for a in range(self.n_classes):
+            for b in range(a, self.n_classes):
+                products = probabilities[:, a] * (float(a == b) - probabilities[:, b])
+                gram = _weighted_gram(features, weights * products)
+                blocks[:, a, :, b] += gram
+                if a != b:
+                    blocks[:, b, :, a] += gram
+
     def _pull_back(self, features: Features, residuals: Array) -> Array:
         return np.asarray(features.T @ residuals).ravel()
 
@@ -338,13 +365,17 @@ def curvature(hessian_product: Callable[[Array], Array], n_params: int, iteratio
     return value
 
 
+def _weighted_gram(features: Features, weights: Array) -> Array:
+    """Return sum_s weights_s row_s row_s^T, shape (n_features, n_features), dense."""
+    gram = features.T @ (sp.diags_array(weights) @ features)
+    return gram.toarray() if sp.issparse(gram) else np.asarray(gram)
+
+
 def _gram_extremes(rows: WeightedRows) -> tuple[float, float]:
     """Return the smallest and largest eigenvalue of sum_s c_s row_s row_s^T."""
     n_features = rows.features.shape[1]
     if n_features <= 2048:
-        weighted = rows.features.T @ (sp.diags_array(rows.weights) @ rows.features)
-        gram = weighted.toarray() if sp.issparse(weighted) else np.asarray(weighted)
-        values = np.linalg.eigvalsh(gram)
+        values = np.linalg.eigvalsh(_weighted_gram(rows.features, rows.weights))
         return max(0.0, float(values[0])), float(values[-1])
     if rows.n_rows == 0:
         return 0.0, 0.0

@@ -24,11 +24,17 @@ class Share(ABC):
         Shards that this worker holds.
     n_rows : int
         Samples among them, 0 where nobody counts them.
+    weight : float
+        (N/M) sum_k a_ik, the weight of the coded gradient.
+    quadratic : bool
+        Whether the Hessian is known to be the same everywhere.
     """
 
     n_params: int
     n_shards: int
     n_rows: int = 0
+    weight: float
+    quadratic: bool = False
 
     @abstractmethod
     def gradient_blocks(self, params: Array, out: Array, shard: int | None = None) -> Iterator[None]:
@@ -61,6 +67,14 @@ class Share(ABC):
         step = (np.finfo(np.float64).eps ** (1.0 / 3.0)) * (1.0 + float(np.linalg.norm(params))) / size
         difference = self.gradient(params + step * direction) - self.gradient(params - step * direction)
         return difference / (2.0 * step)
+
+    def hessian(self, params: Array) -> Array:
+        """Return the derivative of the coded gradient at ``params``, shape (n_params, n_params), symmetric.
+
+        Here column by column from `hessian_product`, which costs two gradients each.
+        """
+        columns = np.stack([self.hessian_product(params, unit) for unit in np.eye(self.n_params)])
+        return np.asarray(0.5 * (columns + columns.T))
 
     def correct(self, params: Array) -> tuple[float, int] | None:
         """Return how many of this worker's test samples are classified right, and of how many.
@@ -111,6 +125,8 @@ class ModelShare(Share):
         self.n_params = objective.n_params
         self.n_shards = len(sizes)
         self.n_rows = coded.n_rows
+        self.weight = coded.l2_weight
+        self.quadratic = objective.quadratic
         self._ends = np.cumsum(sizes)
         self._l2_weights = l2_weights
 
@@ -129,6 +145,10 @@ class ModelShare(Share):
     def hessian_product(self, params: Array, direction: Array) -> Array:
         """Return the coded objective's Hessian at ``params`` times ``direction``."""
         return self.objective.hessian_product(params, self.coded, direction)
+
+    def hessian(self, params: Array) -> Array:
+        """Return the coded objective's Hessian at ``params``, in one pass over the rows."""
+        return self.objective.hessian(params, self.coded)
 
     def correct(self, params: Array) -> tuple[float, int] | None:
         """Return how many of the worker's test samples are classified right, and of how many."""
@@ -169,6 +189,7 @@ class CustomShare(Share):
         self.n_shards = len(shards)
         self._shards = shards
         self._weights = weights
+        self.weight = float(np.sum(weights))
         self._owned = owned
         self._term = np.empty(n_params)
 

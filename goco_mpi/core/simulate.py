@@ -47,7 +47,7 @@ def simulate(
     mixing_matrix : csr_array of shape (n_workers, n_workers) or None
         W; None stands for the synchronous allreduce of gradients.
     method : str
-        A key of ``STEPS``; without a matrix it is ``allreduce``.
+        A key of ``STEPS``, or ``table_newton``; without a matrix it is ``allreduce``.
     rule : {'stale', 'fold', 'symmetric', 'running'}
         What is done about lost messages.
     max_age : int
@@ -78,7 +78,14 @@ def simulate(
         step: Step = _Allreduce(x)
     else:
         links = Links(mixing_matrix, stragglers, rule, max_age)
-        step = _RunningSums(x, links) if rule == "running" else STEPS[method](x, links)
+        if rule == "running":
+            step = _RunningSums(x, links)
+        elif method == "table_newton":
+            from goco_mpi.core.stacked_newton import StackedNewton  # which builds on this module
+
+            step = StackedNewton(x, links, shares)
+        else:
+            step = STEPS[method](x, links)
     for t in range(n_rounds):
         if not observe(t, step.x):
             return step.x
@@ -91,9 +98,10 @@ def simulate(
                 shards = stragglers.shard_order(i, t, share.n_shards)[:n_finished]
                 g[i] = sum((share.gradient(step.x[i], k) for k in shards), start=np.zeros(share.n_params))
                 finished[i] = n_finished > 0
-            elif late == "discard":
-                g[i] = 0.0
+            else:
                 finished[i] = False
+                if late == "discard":
+                    g[i] = 0.0
         eta = step_size(t)
         step.advance(g, finished, eta, t)
         # Far below overflow, so that nothing computed from it warns or becomes NaN unseen.

@@ -13,7 +13,10 @@ from goco_mpi.core.methods.dgd import DGD
 from goco_mpi.core.methods.exact_diffusion import EXACT_DIFFUSION
 from goco_mpi.core.methods.goco import GOCO
 from goco_mpi.core.methods.push_pull import PUSH_PULL
+from goco_mpi.core.methods.table_newton import TABLE_NEWTON
 
-METHODS: dict[str, Method[Any]] = {method.name: method for method in (GOCO, PUSH_PULL, EXACT_DIFFUSION, DGD, ALLREDUCE)}
+METHODS: dict[str, Method[Any]] = {
+    method.name: method for method in (GOCO, PUSH_PULL, EXACT_DIFFUSION, TABLE_NEWTON, DGD, ALLREDUCE)
+}
 
 __all__ = ["METHODS", "Gradient", "Method", "Place", "State"]

@@ -1,0 +1,609 @@
+"""Coded table Newton: its invariants, its rounds, and its round against the stacked arrays'."""
+
+import itertools
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from hypothesis import given
+from hypothesis import strategies as st
+
+from goco_mpi.config import parse_config, to_dict
+from goco_mpi.core import encoding, mixing, objectives, optimum, placement, topology
+from goco_mpi.core.gossip import Mixing, Received
+from goco_mpi.core.methods import Gradient, Place, table_newton
+from goco_mpi.core.methods.table_newton import TABLE_NEWTON, Scaling, trust
+from goco_mpi.core.objectives import WeightedRows
+from goco_mpi.core.shares import CustomShare, ModelShare
+from goco_mpi.core.simulate import simulate
+from goco_mpi.core.stragglers import StragglerModel
+from goco_mpi.errors import InputError
+from goco_mpi.experiment import lay_out
+
+EPS = np.finfo(np.float64).eps
+NO_MIXING = Mixing(np.empty(0), 0)
+NOBODY_LATE = StragglerModel("none", 1)
+
+
+class Problem:
+    """A linear model on as many workers as shards, of ``n`` rows each, every shard with its own solution."""
+
+    def __init__(
+        self, *, n_workers=8, n=500, n_params=100, cond=100.0, replication=2, seed=0, kind="least_squares", l2=0.0,
+        unlike=0.1, holders="cyclic", features=None,
+    ):  # fmt: skip
+        rng = np.random.default_rng(seed)
+        drawn = rng.standard_normal((n_workers * n, n_params)) * np.geomspace(1.0, cond**-0.5, n_params)
+        self.features = drawn if features is None else features
+        common = rng.standard_normal(n_params)
+        own = np.repeat(common + unlike * rng.standard_normal((n_workers, n_params)), n, axis=0)
+        outputs = np.einsum("ij,ij->i", drawn, own) + 0.5 * rng.standard_normal(len(drawn))
+        classes = None
+        self.targets = outputs
+        if kind == "logistic":
+            self.targets, classes = np.where(outputs > 0.0, 1.0, -1.0), 2
+        elif kind == "softmax":
+            self.targets, classes = np.digitize(outputs, [-0.5, 0.5]).astype(float), 3
+        self.objective = objectives.build(kind, n_params, l2, classes)
+        self.pooled = WeightedRows(self.features, self.targets, np.full(len(drawn), 1.0 / len(drawn)), 1.0)
+        placed = placement.build(holders, n_workers, n_workers, replication, seed)
+        self.shares = []
+        for worker, weights in enumerate(encoding.plain(placed, np.ones(n_workers))):
+            held = placed.shards_of(worker)
+            index = np.array([row for k in held for row in range(k * n, (k + 1) * n)], dtype=np.intp)
+            rows = WeightedRows(
+                self.features[index], self.targets[index], np.repeat(weights[held] / n, n), float(weights.sum())
+            )
+            self.shares.append(ModelShare(self.objective, rows, rows, [n] * len(held), weights[held].tolist(), rows))
+
+    @property
+    def n_params(self):
+        return self.objective.n_params
+
+    def best(self):
+        if self.objective.quadratic:
+            right = self.features.T @ (self.pooled.weights * self.targets)
+            return np.linalg.solve(self.objective.hessian(np.zeros(self.n_params), self.pooled), right)
+        x = optimum.minimize(self.objective, self.pooled)[0]
+        for _ in range(3):  # from L-BFGS's digits to all of them
+            x = x - np.linalg.solve(self.objective.hessian(x, self.pooled), self.objective.gradient(x, self.pooled))
+        return x
+
+
+class Network:
+    """The method's own states on a complete graph, round by round."""
+
+    def __init__(self, shares, weights=None):
+        n = len(shares)
+        weights = [share.weight for share in shares] if weights is None else weights
+        neighbors = [tuple(j for j in range(n) if j != i) for i in range(n)]
+        self.shares = shares
+        self.n_params = shares[0].n_params
+        self.states = [
+            TABLE_NEWTON.start(np.zeros(self.n_params), Place(i, n, neighbors[i], shares[i], weights[i]))
+            for i in range(n)
+        ]
+        self.newest = {}
+        self.gradients = [None] * n
+
+    @property
+    def x(self):
+        return np.stack([state.params for state in self.states])
+
+    def round(self, finished=lambda i: True, arrives=lambda source, dest: True, repeat=False):
+        """Take a round; with ``repeat`` a late worker hands in its last gradient again."""
+        messages = []
+        for i, state in enumerate(self.states):
+            gradient = self.gradients[i] if repeat else None
+            if finished(i):
+                gradient = Gradient(self.shares[i].gradient(state.params), state.params.copy())
+                self.gradients[i] = gradient
+            out = np.full(TABLE_NEWTON.message_size(self.n_params), np.nan)
+            TABLE_NEWTON.send(state, gradient, np.nan, out)
+            messages.append(out)
+        for i, state in enumerate(self.states):
+            for j in state.place.neighbors:
+                if arrives(j, i):
+                    self.newest[i, j] = messages[j]
+            inbox = [Received(self.newest.get((i, j)), 0) for j in state.place.neighbors]
+            TABLE_NEWTON.receive(state, messages[i], inbox, NO_MIXING, np.nan)
+
+
+def fill(state, points, gradients, weights):
+    """Put entries of all workers into a table, its worker's own too."""
+    state.stamps[:] = 1.0
+    state.weights[:] = weights
+    state.points[:] = points
+    state.gradients[:] = gradients
+
+
+def filled(network, points):
+    """Give every worker every worker's entry at that worker's point; return the sum of the sizes of the gradients."""
+    gradients = np.stack([share.gradient(point) for share, point in zip(network.shares, points, strict=True)])
+    for state in network.states:
+        fill(state, points, gradients, [share.weight for share in network.shares])
+    return np.abs(gradients).sum(axis=0).max()
+
+
+def no_news(state):
+    TABLE_NEWTON.receive(state, np.empty(0), [Received(None, 0)] * len(state.place.neighbors), NO_MIXING, np.nan)
+
+
+# Invariants ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("alpha", [0.03, 0.5, 1.0])
+@pytest.mark.parametrize("kind", ["least_squares", "logistic"])
+def test_a_table_of_entries_at_the_optimum_leaves_everyone_there_with_any_step_and_scaling(kind, alpha):
+    problem = Problem(n_workers=5, n=60, n_params=6, kind=kind, l2=0.1, unlike=1.0)
+    best = problem.best()
+    network = Network(problem.shares)
+    size = filled(network, np.tile(best, (5, 1)))
+    rng = np.random.default_rng(1)
+    for state in network.states:
+        root = rng.standard_normal((6, 6))
+        state.scaling = state.first_scaling = Scaling(root @ root.T + np.eye(6), 0.0)  # P^-1 is at most 1
+        state.alpha = alpha
+        no_news(state)
+        # What the gradients' sum, zero but for rounding, and the mean of equal points are off by.
+        assert np.abs(state.params - best).max() <= 1e3 * EPS * (size + 1.0)
+    # And with part of the news: the entries are the same, whoever brings them.
+    for rounds in range(4):
+        network.round(finished=lambda i: i != 2, arrives=lambda source, dest, t=rounds: (source + dest + t) % 3 > 0)
+    np.testing.assert_allclose(network.x, np.tile(best, (5, 1)), rtol=0, atol=1e5 * EPS)
+
+
+@pytest.mark.parametrize("holders", ["uncoded", "cyclic", "pairwise_balanced", "bernoulli"])
+@pytest.mark.parametrize("kind", ["least_squares", "logistic", "softmax"])
+def test_equal_points_make_the_tables_gradient_that_of_the_pooled_loss(kind, holders):
+    replication = 1 if holders == "uncoded" else 3
+    problem = Problem(n_workers=6, n=40, n_params=5, kind=kind, l2=0.1, holders=holders, replication=replication)
+    point = np.random.default_rng(2).standard_normal(problem.n_params)
+    network = Network(problem.shares)
+    filled(network, np.tile(point, (6, 1)))
+    for state in network.states:
+        no_news(state)
+        np.testing.assert_allclose(state.mean_point, point, rtol=1e-13)
+        np.testing.assert_allclose(
+            state.mean_gradient, problem.objective.gradient(point, problem.pooled), rtol=0, atol=1e-13
+        )
+
+
+def test_with_the_pooled_hessian_and_a_full_step_least_squares_take_one_round_from_any_points():
+    problem = Problem(n_workers=6, n=40, n_params=5, unlike=1.0)
+    # Equal Hessians, so that the mean of the gradients is the gradient at the mean.
+    same = np.tile(problem.features[:40], (6, 1))
+    problem = Problem(n_workers=6, n=40, n_params=5, unlike=1.0, features=same, replication=1)
+    best, hessian = problem.best(), problem.objective.hessian(np.zeros(5), problem.pooled)
+    network = Network(problem.shares)
+    filled(network, 10.0 * np.random.default_rng(3).standard_normal((6, 5)))
+    for state in network.states:
+        state.scaling, state.alpha = Scaling(hessian, 0.0), 1.0
+        no_news(state)
+        np.testing.assert_allclose(state.params, best, rtol=0, atol=1e4 * EPS * np.linalg.cond(hessian))
+
+
+@given(st.data())
+def test_delivery_duplicated_reordered_or_delayed_ends_in_the_same_table_bit_by_bit(data):
+    n_workers, n_params, n_messages = 4, 2, 4
+    rng = np.random.default_rng(0)
+    sent = {
+        j: [np.concatenate([[stamp, 1.0], rng.standard_normal(2 * n_params)]) for stamp in range(1, n_messages + 1)]
+        for j in (1, 2, 3)
+    }
+    share = SimpleNamespace(n_params=n_params, n_rows=0, quadratic=True, hessian=lambda params: np.eye(n_params))
+
+    def state():
+        return TABLE_NEWTON.start(np.zeros(n_params), Place(0, n_workers, (1, 2, 3), share, 1.0))
+
+    def deliver(state, messages):
+        inbox = [Received(None if message is None else message.copy(), 0) for message in messages]
+        TABLE_NEWTON.receive(state, np.empty(0), inbox, NO_MIXING, np.nan)
+
+    plain, disturbed = state(), state()
+    for stamp in range(n_messages):
+        deliver(plain, [sent[j][stamp] for j in (1, 2, 3)])
+    for _ in range(data.draw(st.integers(1, 8))):
+        index = [data.draw(st.none() | st.integers(0, n_messages - 1)) for _ in sent]
+        deliver(disturbed, [None if k is None else sent[j][k] for j, k in zip((1, 2, 3), index, strict=True)])
+    for j in data.draw(st.permutations((1, 2, 3))):  # the newest of each comes at last, or came already
+        deliver(disturbed, [sent[j][-1] if i == j else None for i in (1, 2, 3)])
+    deliver(disturbed, [sent[j][0] for j in (1, 2, 3)])
+    for name in ("stamps", "weights", "points", "gradients"):
+        np.testing.assert_array_equal(getattr(plain, name), getattr(disturbed, name))
+    np.testing.assert_array_equal(plain.mean_gradient, disturbed.mean_gradient)
+    assert plain.points[1:].all()
+
+
+def test_features_in_another_basis_give_the_same_points_in_that_basis():
+    problem = Problem(n_workers=5, n=60, n_params=6, unlike=1.0)
+    basis = np.random.default_rng(4).standard_normal((6, 6)) @ np.diag(np.geomspace(1.0, 1e-2, 6))
+    turned = Problem(n_workers=5, n=60, n_params=6, unlike=1.0, features=problem.features @ basis)
+    assert trust(problem.shares[0]) == 0.0
+    plain, other = Network(problem.shares), Network(turned.shares)
+    for _ in range(6):
+        plain.round()
+        other.round()
+        expected = np.linalg.solve(basis, plain.x.T).T
+        # cond(basis) is a few hundred, and squared in the Hessian.
+        np.testing.assert_allclose(other.x, expected, rtol=0, atol=1e-9 * np.abs(expected).max())
+
+
+def freeze_alpha(monkeypatch, alpha):
+    monkeypatch.setattr(table_newton, "relaxation", lambda curvatures: alpha)
+
+
+@pytest.mark.parametrize("alpha", [0.3, 0.8])
+def test_the_modes_of_the_mean_inverse_hessian_times_the_hessian_obey_their_recurrence(monkeypatch, alpha):
+    # lambda^2 - (1 - alpha) lambda + alpha (k - 1) = 0 of an eigenvalue k
+    problem = Problem(n_workers=4, n=12, n_params=6, replication=1, unlike=1.0)
+    freeze_alpha(monkeypatch, alpha)
+    network = Network(problem.shares)
+    hessians = [share.hessian(np.zeros(6)) for share in problem.shares]
+    for state, hessian in zip(network.states, hessians, strict=True):
+        state.scaling, state.alpha = Scaling(hessian, 0.0), alpha
+    inverse = np.mean([np.linalg.inv(hessian) for hessian in hessians], axis=0)
+    k, vectors = np.linalg.eig(inverse @ np.mean(hessians, axis=0))
+    assert np.ptp(k) > 1.0
+    modes, best = [], problem.best()
+    for _ in range(8):
+        network.round()
+        modes.append(np.linalg.solve(vectors, network.states[0].mean_point - best))
+        np.testing.assert_allclose(network.states[0].mean_point, network.states[3].mean_point, rtol=1e-12)
+    for before, now, after in zip(modes, modes[1:], modes[2:], strict=False):
+        scale = max(np.abs(before).max(), np.abs(now).max())
+        np.testing.assert_allclose(after, (1.0 - alpha) * now - alpha * (k - 1.0) * before, rtol=0, atol=1e-9 * scale)
+
+
+@pytest.mark.parametrize(("alpha", "stable"), [(0.45, True), (0.54, False), (None, True)])
+def test_two_unlike_hessians_are_stable_below_a_step_of_one_over_k_minus_one_and_by_the_rule(
+    monkeypatch, alpha, stable
+):
+    # H_1 = diag(1, 10), H_2 = diag(10, 1): k = 11^2 / 40 in both directions, the limit 1 / (k - 1) = 0.494.
+    objective = objectives.build("least_squares", 2, 0.0, None)
+    shares = []
+    for diagonal in ([1.0, 10.0], [10.0, 1.0]):
+        rows = WeightedRows(np.diag(np.sqrt(diagonal)), np.array([1.0, -2.0]), np.ones(2), 1.0)
+        shares.append(ModelShare(objective, rows, rows, [2], [1.0], rows))
+    network = Network(shares)
+    for state, share in zip(network.states, shares, strict=True):
+        state.scaling = Scaling(share.hessian(np.zeros(2)), 0.0)  # two rows: left to itself it would add to it
+    best = np.linalg.solve(sum(s.hessian(np.zeros(2)) for s in shares), -sum(s.gradient(np.zeros(2)) for s in shares))
+    if alpha is not None:
+        freeze_alpha(monkeypatch, alpha)
+        for state in network.states:
+            state.alpha = alpha
+    errors = []
+    for _ in range(200):
+        network.round()
+        errors.append(np.abs(network.x - best).max())
+    # |lambda|^2 = alpha (k - 1) = 0.91 and 1.09 a round: over 200 of them a factor of 1e-4 and 1e4 in |lambda|.
+    assert errors[-1] < 1e-3 * errors[0] if stable else errors[-1] > 1e3 * errors[0]
+
+
+def test_a_worker_of_weight_0_influences_nobody_not_even_with_nan():
+    problem = Problem(n_workers=4, n=60, n_params=6, unlike=1.0)
+    nothing = SimpleNamespace(n_params=6, n_rows=60, quadratic=True, weight=0.0)
+    nothing.hessian = lambda params: np.full((6, 6), np.nan)
+    nothing.gradient = lambda params: np.full(6, np.nan)
+    alone, beside = Network(problem.shares), Network([*problem.shares, nothing])
+    for _ in range(5):
+        alone.round()
+        beside.round()
+        # The sums have one more term, a zero.
+        np.testing.assert_allclose(beside.x[:4], alone.x, rtol=1e-12)
+        # It follows the others, and holds nothing of its own.
+        np.testing.assert_allclose(beside.x[4], beside.states[0].mean_point, rtol=1e-12)
+    assert np.isfinite(beside.x).all()
+    # Said by a message: weight 0 with numbers that are none.
+    state = beside.states[0]
+    before = state.params.copy()
+    message = np.concatenate([[99.0, 0.0], np.full(12, np.nan)])
+    inbox = [Received(message if j == 4 else None, 0) for j in state.place.neighbors]
+    TABLE_NEWTON.receive(state, np.empty(0), inbox, NO_MIXING, np.nan)
+    np.testing.assert_array_equal(state.params, before)
+
+
+@pytest.mark.parametrize("late", ["discard", "memory", "wait"])
+@pytest.mark.parametrize("weights", ["paper", "coverage", "plain"])
+def test_the_weights_of_every_shard_sum_to_1_whoever_is_late(late, weights):
+    config = configured(
+        method={"kind": "table_newton", "late": late, "weights": weights},
+        stragglers={"kind": "bernoulli", "p": 0.4},
+        placement={"kind": "pairwise_balanced", "replication": 3},
+    )
+    layout = lay_out(config, 6)
+    np.testing.assert_allclose(layout.encoding_weights.sum(axis=0), 1.0, rtol=1e-12)
+    share = SimpleNamespace()
+    assert sum(layout.place(i, share).weight for i in range(6)) == pytest.approx(6.0)
+
+
+# Rounds ----------------------------------------------------------------------------------------------------------
+
+
+def rounds_to(problem, targets, most=20):
+    """Return the rounds until the worst worker's [F(x) - F*] / [F(0) - F*] is at most each target."""
+    best, hessian = problem.best(), problem.objective.hessian(np.zeros(problem.n_params), problem.pooled)
+    network = Network(problem.shares)
+    gaps = []
+    for _ in range(most):
+        network.round()
+        error = network.x - best
+        gaps.append(np.einsum("ij,jk,ik->i", error, hessian, error).max() / (best @ hessian @ best))
+    return [next((t for t, gap in enumerate(gaps, 1) if gap <= target), most + 1) for target in targets]
+
+
+@pytest.mark.parametrize(("replication", "limits"), [(1, (3, 9, 15)), (2, (3, 8, 14))])
+def test_it_takes_1_7_12_rounds_uncoded_and_1_6_11_with_two_copies_or_few_more(replication, limits):
+    rounds = [rounds_to(Problem(replication=replication, seed=seed), (1e-3, 1e-6, 1e-10)) for seed in range(5)]
+    assert (np.median(rounds, axis=0) <= limits).all(), rounds
+
+
+@pytest.mark.parametrize("replication", [1, 2])
+def test_the_condition_number_makes_no_difference_to_the_rounds(replication):
+    medians = [
+        np.median([rounds_to(Problem(replication=replication, cond=cond, seed=seed), (1e-10,)) for seed in range(3)])
+        for cond in (1e2, 1e4)
+    ]
+    assert abs(medians[0] - medians[1]) <= 2, medians
+
+
+@pytest.mark.parametrize(("kind", "l2"), [("logistic", 1e-3), ("softmax", 1e-3)])
+def test_other_losses_come_to_the_optimum_too_with_lost_messages_and_late_gradients(kind, l2):
+    problem = Problem(n_workers=6, n=200, n_params=10, kind=kind, l2=l2, unlike=0.3)
+    network = Network(problem.shares)
+    stragglers = StragglerModel("bernoulli", 6, seed=1, p=0.3, link_p=0.3)
+    for t in range(60):
+        network.round(
+            finished=lambda i, t=t: stragglers.finishes(i, t),
+            arrives=lambda source, dest, t=t: stragglers.arrives(source, dest, t),
+        )
+    best = problem.best()
+    np.testing.assert_allclose(network.x, np.tile(best, (6, 1)), rtol=0, atol=1e-9 * np.abs(best).max())
+
+
+# Against the stacked arrays --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("late", ["discard", "memory", "wait"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kind": "least_squares", "l2": 0.0},
+        {"kind": "least_squares", "l2": 1e-2, "n": 8, "replication": 1},  # few rows: c is 1, and the Hessians singular
+        {"kind": "logistic", "l2": 1e-2},
+        {"kind": "logistic", "l2": 1e-4, "cond": 1e4, "unlike": 3.0, "replication": 1},  # where the safeguards act
+        {"kind": "softmax", "l2": 1e-2},
+        {"kind": "least_squares", "l2": 1e-2, "n_workers": 1, "replication": 1},
+    ],
+    ids=["least squares", "few rows", "logistic", "hard logistic", "softmax", "alone"],
+)
+def test_the_method_takes_the_same_rounds_as_the_stacked_arrays(options, late):
+    problem = Problem(**{"n_workers": 5, "n": 60, "n_params": 10, "unlike": 1.0, **options})
+    n = len(problem.shares)
+    stragglers = StragglerModel("bernoulli", n, seed=5, p=0.4, link_p=0.3)
+    expected = []
+    simulate(
+        problem.shares,
+        lambda t: 1.0,
+        stragglers,
+        12,
+        mixing_matrix=mixing.build("metropolis", topology.complete(n)),
+        method="table_newton",
+        late=late,
+        observe=lambda t, x: expected.append(x.copy()) is None,
+    )
+    network = Network(problem.shares)
+    assert not expected[0].any()  # all begin where they are told to
+    for t, x in enumerate(expected[1:]):
+        network.round(
+            finished=lambda i, t=t: late == "wait" or stragglers.finishes(i, t),
+            arrives=lambda source, dest, t=t: stragglers.arrives(source, dest, t),
+            repeat=late == "memory",
+        )
+        # Factors against elimination: some hundred roundings, times the condition number of P.
+        np.testing.assert_allclose(network.x, x, rtol=0, atol=1e-11 * np.abs(x).max())
+    assert np.abs(expected[-1]).max() > 0.1
+
+
+# Parts -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("n", "added"), [(400, False), (20, True)])
+def test_the_first_entry_of_least_squares_is_the_minimiser_of_the_own_model_and_the_gradient_there(n, added):
+    problem = Problem(n_workers=3, n=n, n_params=30, replication=1)
+    network = Network(problem.shares)
+    network.round()
+    state, share = network.states[1], problem.shares[1]
+    assert bool(state.scaling.added.any()) is added
+    np.testing.assert_allclose(state.gradients[1], share.gradient(state.points[1]), rtol=0, atol=1e-12)
+    if not added:
+        np.testing.assert_allclose(share.gradient(state.points[1]), 0.0, atol=1e-12)
+    assert np.abs(state.points[1]).max() > 0.1
+
+
+def test_a_gradient_counts_once_and_at_the_point_where_it_was_taken():
+    problem = Problem(n_workers=3, n=60, n_params=4, kind="logistic", l2=0.1)
+    state = Network(problem.shares).states[0]
+    out = np.empty(10)
+    TABLE_NEWTON.send(state, None, np.nan, out)
+    assert not out.any()  # nothing to tell: stamp 0
+    elsewhere = np.ones(4)
+    gradient = Gradient(problem.shares[0].gradient(elsewhere), elsewhere)
+    TABLE_NEWTON.send(state, gradient, np.nan, out)
+    first = out.copy()
+    np.testing.assert_array_equal(first, [1.0, 1.0, *elsewhere, *gradient.vector])
+    for repeated in (gradient, None):
+        TABLE_NEWTON.send(state, repeated, np.nan, out)
+        np.testing.assert_array_equal(out, first)
+    TABLE_NEWTON.send(state, Gradient(gradient.vector, elsewhere), np.nan, out)
+    assert out[0] == 2.0
+
+
+def test_without_any_entry_a_worker_stays_where_it_is_and_a_table_as_it_was_leaves_alpha():
+    problem = Problem(n_workers=3, n=60, n_params=4)
+    network = Network(problem.shares)
+    network.round(finished=lambda i: False)
+    assert not network.x.any()
+    network.round()
+    network.round()
+    alpha, x = [state.alpha for state in network.states], network.x
+    network.round(finished=lambda i: False)
+    np.testing.assert_array_equal(network.x, x)
+    assert [state.alpha for state in network.states] == alpha
+
+
+def test_alpha_is_the_inverse_of_the_largest_of_the_last_three_curvatures_within_bounds():
+    problem = Problem(n_workers=2, n=60, n_params=2, replication=1)
+    state = Network(problem.shares).states[0]
+    state.scaling = Scaling(np.eye(2), 0.0)
+    seen = []
+    for k in (2.0, 1.5, 1.25, 1.0, 0.1, 0.1, 0.1, 100.0, -1.0):
+        # One step along the first axis: s = 1, y = k; then k is what the rule measures.
+        before = (np.zeros(2), np.zeros(2)) if state.mean_point is None else (state.mean_point, state.mean_gradient)
+        state.mean_point, state.mean_gradient = before
+        table_newton._step(state, before[0] + np.array([1.0, 0.0]), before[1] + np.array([k, 0.0]))
+        seen.append(state.alpha)
+    np.testing.assert_allclose(seen, [1 / 2, 1 / 2, 1 / 2, 1 / 1.5, 1 / 1.25, 1.0, 1.0, 0.03, 0.03])
+    state.curvatures.clear()
+    table_newton._step(state, state.mean_point + np.array([1.0, 0.0]), state.mean_gradient - np.array([1.0, 0.0]))
+    assert state.alpha == 1 / 4
+
+
+def test_no_step_is_longer_than_the_first_and_a_setback_falls_back_on_the_first_scaling():
+    problem = Problem(n_workers=2, n=60, n_params=3, kind="logistic", l2=0.1, replication=1)
+    state = Network(problem.shares).states[0]
+    state.first_scaling, state.scaling, state.alpha = Scaling(4.0 * np.eye(3), 0.0), Scaling(np.eye(3), 0.0), 1.0
+    point = np.ones(3)
+
+    def step(gradient):
+        state.mean_point = state.mean_gradient = None  # no news for alpha
+        table_newton._step(state, point, np.array(gradient))
+        return point - state.params
+
+    np.testing.assert_allclose(step([0.0, 2.0, 0.0]), [0.0, 2.0, 0.0])
+    np.testing.assert_allclose(step([0.0, 0.0, 2.5]), [0.0, 0.0, 2.0])  # capped at the first step's length
+    np.testing.assert_allclose(step([1.0, 0.0, 0.0]), [1.0, 0.0, 0.0])
+    np.testing.assert_allclose(step([1.4, 0.0, 0.0]), [1.4, 0.0, 0.0])  # 1.5 times the smallest is still fine
+    np.testing.assert_allclose(step([1.6, 0.0, 0.0]), [0.4, 0.0, 0.0])  # by the first P
+    np.testing.assert_allclose(step([1.2, 0.0, 0.0]), [1.2, 0.0, 0.0])  # for that round only
+
+
+def test_quadratic_losses_have_no_such_safeguards():
+    problem = Problem(n_workers=2, n=60, n_params=3, replication=1)
+    state = Network(problem.shares).states[0]
+    state.scaling, state.alpha = Scaling(np.eye(3), 0.0), 1.0
+    for gradient in ([1.0, 0.0, 0.0], [9.0, 0.0, 0.0]):
+        state.mean_point = state.mean_gradient = None
+        table_newton._step(state, np.zeros(3), np.array(gradient))
+        np.testing.assert_allclose(state.params, [-gradient[0], 0.0, 0.0])
+
+
+def test_scaling_adds_to_the_diagonal_what_it_is_told_or_what_it_needs():
+    hessian = np.array([[2.0, 1.0], [1.0, 3.0]])
+    np.testing.assert_allclose(Scaling(hessian, 0.5).solve(np.array([4.0, 5.5])), [1.0, 1.0])
+    singular = np.ones((2, 2))
+    np.testing.assert_allclose(Scaling(singular, 0.0).solve(np.array([3.0, 3.0])), [1.0, 1.0])
+    # Up to rounding singular, and of very different scales.
+    badly = np.diag([1e6, 1e-6]) @ (singular + 1e-12 * np.eye(2)) @ np.diag([1e6, 1e-6])
+    np.testing.assert_allclose(Scaling(badly, 0.0).solve(np.array([3e6, 3e-6])), [1e-6, 1e6], rtol=1e-9)
+    # A feature that is always zero keeps its coefficient, whose gradient is zero.
+    blank = np.diag([2.0, 0.0])
+    np.testing.assert_allclose(Scaling(blank, 0.0).solve(np.array([4.0, 0.0])), [1.0, 0.0])
+    # Bad scaling alone is no reason to add anything.
+    assert not Scaling(np.diag([1e12, 1e-12]), 0.0).added.any()
+
+
+@pytest.mark.parametrize("hessian", [-np.eye(2), np.array([[1.0, 3.0], [3.0, 1.0]]), np.full((2, 2), np.nan)])
+def test_a_loss_that_is_not_convex_is_refused_at_the_start_and_later_falls_back_on_the_first_scaling(hessian):
+    share = SimpleNamespace(n_params=2, n_rows=0, quadratic=False, weight=1.0, hessian=lambda params: hessian)
+    with pytest.raises(InputError, match=r"needs a convex loss .* rank 0's .* Use method.kind = 'push_pull'"):
+        Network([share])
+    share.hessian = lambda params: hessian if params.any() else np.eye(2)
+    state = Network([share]).states[0]
+    TABLE_NEWTON.send(state, Gradient(np.ones(2), np.ones(2)), np.nan, np.empty(6))
+    assert state.scaling is state.first_scaling
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize("kind", ["least_squares", "logistic", "softmax"])
+def test_the_hessian_has_the_columns_of_its_products(monkeypatch, kind, sparse):
+    monkeypatch.setattr(objectives, "BLOCK_BYTES", 500)
+    problem = Problem(n_workers=3, n=20, n_params=4, kind=kind, l2=0.3)
+    share = problem.shares[1]
+    if sparse:
+        share.coded = WeightedRows(
+            sp.csr_array(share.coded.features), share.coded.targets, share.coded.weights, share.coded.l2_weight
+        )
+    assert len(list(share.coded.blocks())) > 1
+    point = np.random.default_rng(6).standard_normal(share.n_params)
+    products = np.stack([share.hessian_product(point, unit) for unit in np.eye(share.n_params)])
+    hessian = share.hessian(point)
+    np.testing.assert_allclose(hessian, products, rtol=0, atol=1e-14)
+    # And with the shares' weights the mean over all workers is that of the pooled loss.
+    mean = np.mean([s.hessian(point) for s in problem.shares], axis=0)
+    np.testing.assert_allclose(mean, problem.objective.hessian(point, problem.pooled), rtol=0, atol=1e-14)
+
+
+class Quartic:
+    """A user's own loss: sum of fourth powers of linear forms, plus a quadratic one."""
+
+    def loss(self, x, shard):
+        return float(np.sum((shard @ x) ** 4) / 4.0 + 0.5 * x @ x)
+
+    def gradient(self, x, shard, out):
+        out[:] = shard.T @ (shard @ x) ** 3 + x
+
+
+def test_the_hessian_of_an_objective_of_ones_own_comes_of_differences():
+    rng = np.random.default_rng(7)
+    shards = [rng.standard_normal((5, 3)) for _ in range(2)]
+    weights = np.array([0.5, 1.5])
+    share = CustomShare(Quartic(), 3, shards, weights, np.array([0.5, 0.5]))
+    assert share.weight == 2.0 and not share.quadratic
+    x = rng.standard_normal(3)
+    exact = sum(w * (3.0 * s.T @ np.diag((s @ x) ** 2) @ s + np.eye(3)) for w, s in zip(weights, shards, strict=True))
+    found = share.hessian(x)
+    # Central differences with a step of eps^(1/3): eps^(2/3) times third derivatives.
+    np.testing.assert_allclose(found, exact, rtol=0, atol=1e3 * EPS ** (2 / 3) * np.abs(exact).max())
+    np.testing.assert_array_equal(found, found.T)
+
+
+# Configuration ---------------------------------------------------------------------------------------------------
+
+
+def configured(**tables):
+    return parse_config({"topology": {"kind": "complete"}, "method": {"kind": "table_newton"}, **tables})
+
+
+def test_mixing_and_steps_do_not_apply_and_the_record_says_so():
+    config = configured(
+        method={"kind": "table_newton", "mixing": "running"}, step={"kind": "decreasing", "size": 0.1, "tau": 9.0}
+    )
+    assert config.method.mixing is None
+    assert (config.step.kind, config.step.size, config.step.tau) == ("constant", 1.0, None)
+    assert lay_out(config, 4).method is TABLE_NEWTON
+    assert parse_config(to_dict(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("tables", "message"),
+    [
+        ({"topology": {"kind": "ring"}}, "needs topology.kind = 'complete': .* Got 'ring'. .* 'push_pull'"),
+        ({"topology": {}}, "needs topology.kind = 'complete': .* Got 'exponential'"),
+        (
+            {"method": {"kind": "table_newton", "late": "partial"}},
+            "'partial' is not sound .* Use 'memory' or 'discard'",
+        ),
+        ({"stop": {"gradient_norm": 1e-3}}, "stop.gradient_norm does not go with .* Use stop.target_loss"),
+    ],
+)
+def test_what_is_wrong_with_it_is_refused_with_the_way_out(tables, message):
+    with pytest.raises(InputError, match=message):
+        configured(**tables)
+
+
+def test_every_pair_of_workers_is_asked_for():
+    graph = lay_out(configured(), 5).topology
+    assert all(j in graph.neighbors(i) for i, j in itertools.permutations(range(5), 2))

@@ -1,0 +1,113 @@
+"""Coded table Newton on MPI: a scripted run ends in the simulator's parameters, and any run in its replay's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from goco_mpi.config import parse_config
+from goco_mpi.engine.session import Session
+from goco_mpi.engine.train import train
+from goco_mpi.record import Outcome, read_run, write_run
+from goco_mpi.replay import replay
+from goco_mpi.simulation import simulate_experiment
+
+INF = float("inf")
+LEAST_SQUARES = {
+    "data": {
+        "source": "synthetic",
+        "partition": "in_order",
+        "heterogeneity": 0.5,
+        "n_samples": 1600,
+        "n_features": 20,
+        "shards": 8,
+    },
+    "objective": {"kind": "least_squares", "l2": 1e-3},
+}
+LOGISTIC = {
+    "data": {"source": "breast_cancer", "partition": "by_label", "standardize": True, "shards": 8},
+    "objective": {"kind": "logistic", "l2": 1e-2},
+}
+PROBLEMS = pytest.mark.parametrize("problem", [LEAST_SQUARES, LOGISTIC], ids=["least squares", "logistic"])
+
+
+def experiment(session: Session, problem: dict, late: str = "discard", rounds: int = 25, **tables: dict) -> dict:
+    return {
+        "seed": 3,
+        "rounds": rounds,
+        "topology": {"kind": "complete"},
+        "placement": {"replication": min(2, session.size)},
+        "method": {"kind": "table_newton", "late": late},
+        "deadline": {"compute_s": INF, "gossip_s": INF},
+        "record": {"every": 5, "optimum": True},
+        **problem,
+        **tables,
+    }
+
+
+def suboptimality(outcome: Outcome) -> list[float]:
+    assert outcome.loss_optimum is not None
+    return [row["loss"] - outcome.loss_optimum for row in outcome.history]
+
+
+@pytest.mark.mpi(min_size=1)
+@pytest.mark.parametrize("late", ["discard", "memory", "wait"])
+@PROBLEMS
+def test_a_scripted_run_ends_in_the_simulators_parameters(session: Session, problem: dict, late: str) -> None:
+    # Few rounds: what agrees at the optimum alone would agree on any way there.
+    for rounds in (3, 25):
+        stragglers = {"kind": "bernoulli", "p": 0.3, "link_p": 0.25}
+        config = parse_config(experiment(session, problem, late, rounds, stragglers=stragglers))
+        outcome = train(config, session)
+        if outcome is None:
+            continue
+        expected = simulate_experiment(config, session.size)
+        scale = np.abs(expected.stacked_params).max()
+        assert scale > 0.1
+        np.testing.assert_allclose(outcome.stacked_params, expected.stacked_params, rtol=0, atol=1e-12 * scale)
+        assert outcome.step_size == expected.step_size
+        for mine, theirs in zip(outcome.history, expected.history, strict=True):
+            assert mine["round"] == theirs["round"]
+            assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-10)
+            assert mine["consensus_distance"] == pytest.approx(theirs["consensus_distance"], rel=1e-8, abs=1e-11)
+
+
+@pytest.mark.mpi(min_size=1)
+@PROBLEMS
+def test_the_history_begins_with_the_loss_at_zero_and_ends_at_the_optimum(session: Session, problem: dict) -> None:
+    outcome = train(parse_config(experiment(session, problem)), session)
+    if outcome is None:
+        return
+    at_zero = np.log(2.0) if problem is LOGISTIC else None
+    if at_zero is not None:
+        assert outcome.history[0]["loss"] == pytest.approx(at_zero, rel=1e-12)
+    assert outcome.history[0]["consensus_distance"] == 0.0
+    gaps = suboptimality(outcome)
+    # 25 rounds with nobody late; L-BFGS finds the least loss to some 1e-12.
+    assert gaps[-1] < 1e-9 * gaps[0]
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("late", ["discard", "memory"])
+@PROBLEMS
+def test_a_run_with_deadlines_and_a_slow_rank_ends_in_its_replay(
+    session: Session, problem: dict, late: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    tables = {
+        "deadline": {},
+        "stragglers": {"kind": "slow", "ranks": [1], "factor": 5.0, "work_s": 2e-3},
+    }
+    config = parse_config(experiment(session, problem, late, rounds=60, **tables))
+    outcome = train(config, session)
+    environment = session.environment()
+    if outcome is None:
+        return
+    out: Path = tmp_path_factory.mktemp("run") / "slow"
+    write_run(out, config, environment, outcome, force=False)
+    found = replay(read_run(out))
+    assert found.agrees, found.differences
+    gaps = suboptimality(outcome)
+    # However the machine is loaded: the slow rank is heard of, so that nothing pulls elsewhere.
+    assert gaps[-1] < 1e-3 * gaps[0]
