@@ -171,9 +171,8 @@ def test_equal_points_make_the_tables_gradient_that_of_the_pooled_loss(kind, hol
 
 
 def test_with_the_pooled_hessian_and_a_full_step_least_squares_take_one_round_from_any_points():
-    problem = Problem(n_workers=6, n=40, n_params=5, unlike=1.0)
     # Equal Hessians, so that the mean of the gradients is the gradient at the mean.
-    same = np.tile(problem.features[:40], (6, 1))
+    same = np.tile(np.random.default_rng(0).standard_normal((40, 5)), (6, 1))
     problem = Problem(n_workers=6, n=40, n_params=5, unlike=1.0, features=same, replication=1)
     best, hessian = problem.best(), problem.objective.hessian(np.zeros(5), problem.pooled)
     network = Network(problem.shares)
@@ -375,9 +374,11 @@ def test_other_losses_come_to_the_optimum_too_with_lost_messages_and_late_gradie
         {"kind": "logistic", "l2": 1e-2},
         {"kind": "logistic", "l2": 1e-4, "cond": 1e4, "unlike": 3.0, "replication": 1},  # where the safeguards act
         {"kind": "softmax", "l2": 1e-2},
+        {"kind": "least_squares", "l2": 1e-2, "holders": "bernoulli", "seed": 2},  # weights 0.33 to 2.08
+        {"kind": "logistic", "l2": 1e-2, "holders": "bernoulli", "seed": 3},  # and worker 0 holds nothing
         {"kind": "least_squares", "l2": 1e-2, "n_workers": 1, "replication": 1},
     ],
-    ids=["least squares", "few rows", "logistic", "hard logistic", "softmax", "alone"],
+    ids=["least squares", "few rows", "logistic", "hard logistic", "softmax", "unequal", "unequal logistic", "alone"],
 )
 def test_the_method_takes_the_same_rounds_as_the_stacked_arrays(options, late):
     problem = Problem(**{"n_workers": 5, "n": 60, "n_params": 10, "unlike": 1.0, **options})
@@ -530,8 +531,9 @@ def test_a_loss_that_is_not_convex_is_refused_at_the_start_and_later_falls_back_
 @pytest.mark.parametrize("kind", ["least_squares", "logistic", "softmax"])
 def test_the_hessian_has_the_columns_of_its_products(monkeypatch, kind, sparse):
     monkeypatch.setattr(objectives, "BLOCK_BYTES", 500)
-    problem = Problem(n_workers=3, n=20, n_params=4, kind=kind, l2=0.3)
+    problem = Problem(n_workers=5, n=20, n_params=4, kind=kind, l2=0.3, holders="bernoulli", seed=2)
     share = problem.shares[1]
+    assert abs(share.weight - 1.0) > 0.1
     if sparse:
         share.coded = WeightedRows(
             sp.csr_array(share.coded.features), share.coded.targets, share.coded.weights, share.coded.l2_weight
