@@ -29,7 +29,8 @@ class StackedNewton(Step):
         self.means: list[tuple[Array, Array] | None] = [None] * len(x)
         self.alpha = np.full(len(x), 0.5)
         self.k: list[list[float]] = [[] for _ in shares]
-        self.first_length: dict[int, float] = {}
+        self.n_entered = np.zeros(len(x), dtype=int)
+        self.longest = np.zeros(len(x))
         self.least_gb = np.full(len(x), np.inf)
 
     def _p(self, i: int) -> Array:
@@ -52,7 +53,15 @@ class StackedNewton(Step):
             if self.entered[i]:
                 w, z, gradients = np.append(w, self.w[i]), np.vstack([z, self.z[i]]), np.vstack([gradients, self.g[i]])
             if w.size:
-                self._step(i, (w[:, None] * z).sum(axis=0) / w.sum(), gradients.sum(axis=0) / w.sum())
+                if w.size > self.n_entered[i]:
+                    self.least_gb[i] = np.inf
+                self._step(
+                    i,
+                    (w[:, None] * z).sum(axis=0) / w.sum(),
+                    gradients.sum(axis=0) / w.sum(),
+                    w.size > self.n_entered[i],
+                )
+                self.n_entered[i] = w.size
 
     def _enter(self, i: int, g: Array) -> None:
         self.z[i], self.g[i] = self.x[i], g
@@ -67,7 +76,7 @@ class StackedNewton(Step):
             self.g[i] = -self.w[i] * self.added[i] * d
         self.entered[i] = True
 
-    def _step(self, i: int, zb: Array, gb: Array) -> None:
+    def _step(self, i: int, zb: Array, gb: Array, grown: bool) -> None:
         before, self.means[i] = self.means[i], (zb, gb)
         p, first_p, quadratic = self.p[i], self.first_p[i], self.shares[i].quadratic
         if p is None or first_p is None:
@@ -80,12 +89,14 @@ class StackedNewton(Step):
         if before is not None:
             s, y = zb - before[0], gb - before[1]
             # What is not more than rounding is nothing.
-            if s @ p @ s > 1e-24 * (zb @ p @ zb):
-                yy = float(y @ np.linalg.solve(p, y))
-                self.k[i].append(yy / float(s @ y) if s @ y > 0.0 and yy > 1e-24 * (s @ p @ s) else 4.0)
+            sy, yy, size = float(s @ y), float(y @ np.linalg.solve(p, y)), 1e-24 * float(zb @ p @ zb)
+            moved, changed = s @ p @ s > size, yy > size
+            if moved or changed:
+                self.k[i].append(yy / sy if moved and changed and sy > 0.0 else 4.0)
                 self.alpha[i] = np.clip(1.0 / max(self.k[i][-3:]), 0.03, 1.0)
         step = self.alpha[i] * np.linalg.solve(p, gb)
         if not quadratic:
             length = float(np.linalg.norm(step))
-            step *= min(1.0, self.first_length.setdefault(i, length) / length) if length else 1.0
+            self.longest[i] = max(self.longest[i], length if grown else 0.0)
+            step *= min(1.0, self.longest[i] / length) if length else 1.0
         self.x[i] = zb - step

@@ -3,7 +3,7 @@
     g_i = (N/M) sum_k a_ik grad f_k(z_i) ,  w_i = (N/M) sum_k a_ik      sent: (stamp, w_i, z_i, g_i)
     table               the newest stamp of each worker wins
     zb = sum_j w_j z_j / sum_j w_j ,  gb = sum_j g_j / sum_j w_j        over all entries, old ones too
-    s, y                what zb, gb moved by ;  k = y' P^-1 y / s'y, or 4 where s'y <= 0
+    s, y                what zb, gb moved by ;  k = y' P^-1 y / s'y, or 4 where s'y <= 0 but for rounding
     alpha = clip(1 / max(last three k), 0.03, 1)                        0.5 at first
     z_i = zb - alpha P_i^-1 gb                                          where the next gradient is taken
     P_i = H_i + c diag(H_i) ,  c = clip(n_params / rows_i - 1/4, 0, 1)  H_i: Hessian of the coded loss / w_i
@@ -11,7 +11,7 @@
 Where the loss is quadratic P_i is factorised once, and the first entry is that of the minimiser of the
 worker's own model: a gradient is known everywhere from one. Otherwise P_i is factorised at every new
 gradient, no step is longer than the first, and while ||gb|| is more than 1.5 times its smallest so far the
-first P_i serves.
+first P_i serves. Both begin anew when a worker enters the table: the mean is another function's then.
 
 A table entry is a point with the gradient *there*, so an old one is old news and nothing worse: where all are
 at the optimum it is a fixed point, whoever is late. No entry, or one of weight 0, is as nothing.
@@ -123,7 +123,8 @@ class TableNewtonState(State):
     mean_point: Array | None = None
     mean_gradient: Array | None = None
     last: Gradient | None = None
-    longest_step: float | None = None
+    n_entered: int = 0
+    longest_step: float = 0.0
     smallest_gradient: float = np.inf
 
 
@@ -193,7 +194,9 @@ class TableNewton(Method[TableNewtonState]):
                     state.gradients[j] = received.value[2 + n :]
         total = float(state.weights.sum())
         if total > 0.0:
-            _step(state, state.weights @ state.points / total, state.gradients.sum(axis=0) / total)
+            n_entered = int(np.count_nonzero(state.weights))
+            grown, state.n_entered = n_entered > state.n_entered, n_entered
+            _step(state, state.weights @ state.points / total, state.gradients.sum(axis=0) / total, grown)
 
 
 def relaxation(curvatures: Sequence[float]) -> float:
@@ -246,8 +249,8 @@ def _enter_own(state: TableNewtonState, gradient: Gradient, scaling: Scaling) ->
         state.scaling = state.first_scaling
 
 
-def _step(state: TableNewtonState, point: Array, gradient: Array) -> None:
-    """Go to zb - alpha P^-1 gb."""
+def _step(state: TableNewtonState, point: Array, gradient: Array, grown: bool) -> None:
+    """Go to zb - alpha P^-1 gb; ``grown``: one more worker is in these means than before."""
     before, gradient_before = state.mean_point, state.mean_gradient
     state.mean_point, state.mean_gradient = point, gradient
     scaling = state.scaling
@@ -257,6 +260,8 @@ def _step(state: TableNewtonState, point: Array, gradient: Array) -> None:
     quadratic = state.place.share.quadratic
     if not quadratic:
         norm = float(np.linalg.norm(gradient))
+        if grown:
+            state.smallest_gradient = norm
         if norm > SETBACK * state.smallest_gradient:
             assert state.first_scaling is not None  # there is one where there is another
             scaling = state.first_scaling
@@ -270,23 +275,25 @@ def _step(state: TableNewtonState, point: Array, gradient: Array) -> None:
     step *= state.alpha
     if not quadratic:
         length = float(np.linalg.norm(step))
-        if state.longest_step is None:
-            state.longest_step = length
+        if grown:
+            state.longest_step = max(state.longest_step, length)
         elif length > state.longest_step:
             step *= state.longest_step / length
     np.subtract(point, step, out=state.params)
 
 
 def _curvature(scaling: Scaling, point: Array, s: Array, y: Array) -> float | None:
-    """Return k, the largest curvature in units of P that s and y show, or None where the means did not move.
+    """Return k, the curvature in units of P that s and y show, or None where neither mean moved.
 
-    What is rounding, as between two gradients at one point, is not taken for curvature.
+    What may be rounding, as between two gradients at one point, is not taken for curvature. In the second round
+    of a quadratic loss, s is nothing else: all were at the minimisers of their own models, and now are at the mean.
     """
-    moved = scaling.square(s)
-    if moved <= ROUNDING * scaling.square(point):
-        return None
+    rounding = ROUNDING * scaling.square(point)
     sy, yy = float(s @ y), float(y @ scaling.solve(y))
-    return yy / sy if sy > 0.0 and yy > ROUNDING * moved else CAUTIOUS
+    moved, changed = scaling.square(s) > rounding, yy > rounding
+    if not moved and not changed:
+        return None
+    return yy / sy if moved and changed and sy > 0.0 else CAUTIOUS
 
 
 TABLE_NEWTON = TableNewton()
