@@ -268,8 +268,8 @@ class RoundLoop:
         step_size = self._step_size(self.round)
         vector = None if gradient is None else gradient.vector
         self._method.local_step(self.params, vector, step_size, self._exchange.blank())
+        offered = waited = time.perf_counter()  # before it leaves: nobody may have it earlier
         self._exchange.offer(self.round, self.counts.rounds)
-        offered = waited = time.perf_counter()
         if wait:
             self._exchange.wait(self.round)
             waited = time.perf_counter()
