@@ -41,7 +41,11 @@ MARKER = "GOCO_SOAK_RUN"
 RANK_VARIABLES = (b"PMI_RANK=", b"PMIX_RANK=", b"OMPI_COMM_WORLD_RANK=")
 """What a launcher gives to ranks, and neither to itself nor to its proxies."""
 FREEZE_S = 0.5
-"""Longest time that a rank is frozen, and that passes between two such times."""
+"""Longest time that a rank is frozen."""
+PAUSE_S = 0.3
+"""Longest time between two such times, and between two looks at the clock."""
+FROZEN_RUN_S = 1.0
+"""Time limit in the round loop of a run with frozen ranks: long enough for some to be frozen there."""
 ENDLESS = 1_000_000
 """Rounds of a run that something else is to end."""
 SHOWN = 20_000
@@ -109,6 +113,8 @@ def draw(seed: int) -> Plan:
     while True:
         tables = _draw_tables(rng, n_ranks)
         freezes = bool(rng.random() < 0.4)
+        if freezes and "time_limit_s" in tables["stop"]:
+            tables["stop"]["time_limit_s"] = FROZEN_RUN_S
         try:
             lay_out(parse_config(tables), n_ranks)
         except InputError:
@@ -244,7 +250,7 @@ def _watch(process: subprocess.Popen[bytes], marker: str, plan: Plan, time_limit
     rng = np.random.default_rng(plan.seed)
     end = time.monotonic() + time_limit_s
     while True:
-        pause_s = float(rng.uniform(0.0, FREEZE_S)) if plan.freezes else FREEZE_S
+        pause_s = float(rng.uniform(0.0, PAUSE_S)) if plan.freezes else PAUSE_S
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(pause_s)
             break
