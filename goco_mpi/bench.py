@@ -1,23 +1,47 @@
-"""``goco bench``: every figure a ratio to a raw limit, or to a peer, measured in the same run.
+"""``goco bench``: figures measured against a raw limit, a promise, or a peer, in one and the same run.
 
-A figure is the median of repeats after a warm-up, with their spread. Bounds are what the
-product aims at; they inform people and fail nobody, unless ``--strict`` asks for it.
+A figure is the median of repeats with their spread. Bounds are what the product aims at;
+they inform people and fail nobody, unless ``--strict`` asks for it.
+
+To add a member, write a function in `goco_mpi.engine.benchmarks` and a row of `MEMBERS`.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
+from goco_mpi import bench_peers
 from goco_mpi.errors import InputError, RunError
 
 N_RANKS = 8
 REPEATS = 5
+LIMIT_S = 600.0
+"""How long one launch may take."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What members are measured with.
+
+    Attributes
+    ----------
+    mpiexec : tuple of str
+        The launcher, and what else its command begins with.
+    peers_dir : Path
+        Where the peers' environment is, or is to be made.
+    """
+
+    mpiexec: tuple[str, ...]
+    peers_dir: Path
 
 
 @dataclass(frozen=True)
@@ -28,26 +52,111 @@ class Member:
     ----------
     name, case : str
         What, and of which kind or size.
+    sample : callable (Setup) -> list of float
+        Measures it: one sample a repeat.
     bound : float or None
         What is aimed at.
     at_most : bool
         Whether the bound is an upper one.
+    unit : str
     """
 
     name: str
     case: str
+    sample: Callable[[Setup], list[float]]
     bound: float | None = None
     at_most: bool = True
+    unit: str = "ratio"
+
+
+def on_ranks(function: str, *, apart: bool = False, **options: Any) -> Callable[[Setup], list[float]]:
+    """Return a ``sample`` that calls a function of `goco_mpi.engine.benchmarks` with ``options`` on all ranks.
+
+    The repeats are of one launch, or of a launch each if they are to be ``apart``.
+    """
+
+    def sample(setup: Setup) -> list[float]:
+        repeats = 1 if apart else REPEATS
+        command = _on_ranks(
+            setup, "-m", "goco_mpi", "bench-rank", function, json.dumps({"repeats": repeats, **options})
+        )
+        return [value for _ in range(REPEATS // repeats) for value in json.loads(output(command).splitlines()[-1])]
+
+    return sample
+
+
+def startup(setup: Setup) -> list[float]:
+    """Return the wall time of starting our ranks / bare mpi4py's, from the launch to the end of the job.
+
+    Ours is `goco_mpi.engine.benchmarks.startup`, which says what is in it; bare is ``from mpi4py import
+    MPI`` and a barrier. In turn, after one of each that is thrown away: it warms the file system's cache.
+    """
+    ours = _on_ranks(setup, "-m", "goco_mpi", "bench-rank", "startup", json.dumps({"repeats": 1}))
+    bare = _on_ranks(setup, "-c", "from mpi4py import MPI; MPI.COMM_WORLD.Barrier()")
+
+    def seconds(command: Sequence[str]) -> float:
+        start = time.perf_counter()
+        output(command)
+        return time.perf_counter() - start
+
+    return [seconds(ours) / seconds(bare) for _ in range(REPEATS + 1)][1:]
+
+
+def against(peer: str, case: str) -> Callable[[Setup], list[float]]:
+    """Return a ``sample`` of a peer's seconds a round / ours; all cases of a peer are measured together."""
+    return lambda setup: _compare(peer, setup)[case]
+
+
+@functools.cache
+def _compare(peer: str, setup: Setup) -> dict[str, list[float]]:
+    """Launch ours and the peer's program in turn, each for all cases; return the ratios of each case."""
+    python = bench_peers.environment(setup.peers_dir)
+    peers_command = bench_peers.command(peer, python, N_RANKS)
+    options = json.dumps({"repeats": 1, "cases": bench_peers.sizes(N_RANKS)})
+    our_command = _on_ranks(setup, "-m", "goco_mpi", "bench-rank", "exchange_seconds", options)
+    ratios: dict[str, list[float]] = {case: [] for case in bench_peers.CASES}
+    for _ in range(REPEATS):
+        ours = json.loads(output(our_command).splitlines()[-1])
+        theirs = json.loads(output(peers_command, bench_peers.variables()).splitlines()[-1])
+        for case, our_s, their_s in zip(ratios, ours, theirs, strict=True):
+            ratios[case].append(their_s / our_s)
+    return ratios
+
+
+def _exchange(kind: str, n_params: int, bound: float | None = None) -> Member:
+    return Member("exchange", f"{kind} {n_params}", on_ranks("exchange", kind=kind, n_params=n_params), bound)
 
 
 MEMBERS = (
-    Member("exchange", "ring 1000", 2.0),
-    Member("exchange", "ring 100000", 1.1),
-    Member("exchange", "ring 1000000"),
-    Member("exchange", "exponential 1000"),
-    Member("exchange", "exponential 100000"),
-    Member("isolation", "one rank 10 times slower", 0.95, at_most=False),
+    _exchange("ring", 1000, 2.0),
+    _exchange("ring", 100_000, 1.1),
+    _exchange("ring", 1_000_000),
+    _exchange("exponential", 1000),
+    _exchange("exponential", 100_000),
+    Member(
+        "isolation",
+        "one rank 10 times slower",
+        on_ranks("isolation", rank=3, factor=10.0, rounds=150),
+        0.95,
+        at_most=False,
+    ),
+    Member("isolation", "rank frozen for 5 s", on_ranks("frozen", rank=3, frozen_s=5.0), 0.2, unit="s"),
+    Member(
+        "memory",
+        "rounds 200 to 2000, one rank 10 times slower",
+        on_ranks("memory", apart=True, rank=3, factor=10.0, from_round=200, rounds=2000),
+        2.0,
+        unit="MiB",
+    ),
+    Member("startup", "ours to bare mpi4py", startup),
+    Member("recovery", "rank frozen for 1 s", on_ranks("recovery", rank=3, frozen_s=1.0), 5.0, unit="rounds"),
+    *(
+        Member("peers", f"{peer} {case}", against(peer, case), 4.0, at_most=False)
+        for peer in bench_peers.PEERS
+        for case in bench_peers.CASES
+    ),
 )
+"""Those named ``peers`` are measured only where they are asked for: they need an environment of their own."""
 
 
 @dataclass(frozen=True)
@@ -71,62 +180,71 @@ def figure(member: Member, samples: Sequence[float]) -> Figure:
 
     Examples
     --------
-    >>> figure(Member("exchange", "ring 1000", 2.0), [1.5, 1.0, 9.0]).ok
+    >>> figure(Member("exchange", "ring 1000", on_ranks("exchange"), 2.0), [1.5, 1.0, 9.0]).ok
     True
     """
     median = statistics.median(samples)
     ok = None if member.bound is None else (median <= member.bound if member.at_most else median >= member.bound)
     return Figure(
-        member.name, member.case, median, "ratio", member.bound, ok, median, min(samples), max(samples), len(samples)
+        member.name,
+        member.case,
+        median,
+        member.unit,
+        member.bound,
+        ok,
+        median,
+        min(samples),
+        max(samples),
+        len(samples),
     )
 
 
-def measure(member: Member, mpiexec: Sequence[str]) -> Figure:
-    """Run one member under ``mpiexec`` and return its figure.
+def measure(member: Member, setup: Setup) -> Figure:
+    """Measure one member.
 
     Raises
     ------
     InputError
-        If there is no such launcher.
+        If there is no such launcher, or the peers' environment cannot be made.
     RunError
         If the measurement failed.
     """
-    command = [*mpiexec, "-n", str(N_RANKS), sys.executable, "-m", "goco_mpi", "bench-rank"]
+    what = f"bench {member.name} ({member.case})"
     try:
-        done = subprocess.run([*command, member.name, member.case], stdout=subprocess.PIPE, text=True, timeout=600)
-    except FileNotFoundError:
-        raise InputError(f"--mpiexec {mpiexec[0]!r} does not exist. Name your MPI's launcher.") from None
+        return figure(member, member.sample(setup))
+    except FileNotFoundError as error:
+        raise InputError(f"--mpiexec {error.filename!r} does not exist. Name your MPI's launcher.") from None
     except subprocess.TimeoutExpired:
-        raise RunError(f"bench {member.name} ({member.case}) did not end within 600 s.") from None
-    if done.returncode:
-        raise RunError(f"bench {member.name} ({member.case}) failed with exit code {done.returncode}.")
-    return figure(member, json.loads(done.stdout.splitlines()[-1]))
+        raise RunError(f"{what} did not end within {LIMIT_S:g} s.") from None
+    except subprocess.CalledProcessError as error:
+        raise RunError(f"{what} failed with exit code {error.returncode}.") from None
 
 
-def samples_here(name: str, case: str) -> None:
-    """Measure on this rank together with the others; rank 0 prints the samples. Collective."""
-    from goco_mpi.engine import session as engine_session
+def output(command: Sequence[str], variables: dict[str, str] | None = None) -> str:
+    """Run a command and return what it prints.
 
-    with engine_session.Session() as session:
-        from goco_mpi.config import parse_config
-        from goco_mpi.engine import benchmarks
+    Raises
+    ------
+    FileNotFoundError, subprocess.TimeoutExpired, subprocess.CalledProcessError
+    """
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=variables) as process:
+        try:
+            printed, _ = process.communicate(timeout=LIMIT_S)
+        except BaseException:
+            process.terminate()  # a launcher that is killed would leave its ranks behind
+            try:
+                process.wait(timeout=20.0)
+            except subprocess.TimeoutExpired:
+                process.kill()
+            raise
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    return printed
 
-        if name == "exchange":
-            kind, n_params = case.split()
-            samples = benchmarks.exchange(session, kind, int(n_params), REPEATS)
-        else:
-            config = parse_config(
-                {
-                    "rounds": 150,
-                    "data": {"partition": "by_label", "standardize": True},
-                    "placement": {"replication": 3},
-                    "stragglers": {"kind": "slow", "ranks": [3], "factor": 10.0, "work_s": 0.01},
-                    "record": {"every": 150},
-                }
-            )
-            samples = benchmarks.isolation(session, config, REPEATS)
-        if session.rank == 0:
-            print(json.dumps(samples))
+
+def _on_ranks(setup: Setup, *arguments: str) -> list[str]:
+    """Return the command that starts this Python on all ranks."""
+    return [*setup.mpiexec, "-n", str(N_RANKS), sys.executable, *arguments]
 
 
 def default_mpiexec() -> str:
@@ -135,8 +253,8 @@ def default_mpiexec() -> str:
     return str(beside) if beside.exists() else "mpiexec"
 
 
-def run(names: Sequence[str], mpiexec: Sequence[str], as_json: bool) -> bool:
-    """Measure and print the members of ``names`` (all, if empty).
+def run(names: Sequence[str], setup: Setup, as_json: bool, peers: bool = False) -> bool:
+    """Measure and print the members of ``names`` (all but peers, if empty), and ``peers`` beside them.
 
     Returns
     -------
@@ -146,41 +264,45 @@ def run(names: Sequence[str], mpiexec: Sequence[str], as_json: bool) -> bool:
     Raises
     ------
     InputError
-        For a name that is no member.
+        For a name that is no member, and as `measure`.
     """
-    known = {member.name for member in MEMBERS}
-    unknown = set(names) - known
+    known = dict.fromkeys(member.name for member in MEMBERS)
+    unknown = set(names) - set(known)
     if unknown:
-        raise InputError(f"There is no bench member {min(unknown)!r}. Known: {', '.join(sorted(known))}.")
+        raise InputError(f"There is no bench member {min(unknown)!r}. Known: {', '.join(known)}.")
+    wanted = set(names) or set(known) - {"peers"}
+    if peers:
+        wanted.add("peers")
+    if "peers" in wanted:
+        bench_peers.environment(setup.peers_dir)  # before anything is measured: it may fail
+    chosen = [member for member in MEMBERS if member.name in wanted]
     figures = []
-    for member in MEMBERS:
-        if not names or member.name in names:
-            figures.append(measure(member, mpiexec))
-            if as_json:
-                print(json.dumps(asdict(figures[-1])), flush=True)
+    for member in chosen:
+        figures.append(measure(member, setup))
+        if as_json:
+            print(json.dumps(asdict(figures[-1])), flush=True)
     if not as_json:
-        _print_table(figures)
+        _print_table(chosen, figures)
     return all(found.ok is not False for found in figures)
 
 
-def _print_table(figures: Sequence[Figure]) -> None:
+def _print_table(members: Sequence[Member], figures: Sequence[Figure]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title="ours / raw limit; medians", header_style="bold")
-    for title in ("figure", "case", "median", "min", "max", "repeats", "bound", ""):
+    table = Table(title="medians; a ratio is ours / raw limit, a peer's is theirs / ours", header_style="bold")
+    for title in ("figure", "case", "median", "min", "max", "unit", "repeats", "bound", ""):
         table.add_column(title)
-    by_member = {(member.name, member.case): member for member in MEMBERS}
-    for found in figures:
-        sign = "<=" if by_member[found.name, found.case].at_most else ">="
+    for member, found in zip(members, figures, strict=True):
         table.add_row(
             found.name,
             found.case,
             f"{found.median:.2f}",
             f"{found.min:.2f}",
             f"{found.max:.2f}",
+            found.unit,
             str(found.repeats),
-            "-" if found.bound is None else f"{sign} {found.bound:g}",
+            "-" if found.bound is None else f"{'<=' if member.at_most else '>='} {found.bound:g}",
             "" if found.ok is None else ("ok" if found.ok else "missed"),
         )
     Console().print(table)

@@ -66,16 +66,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.set_defaults(command=_report)
 
-    bench = commands.add_parser("bench", help="measure on this machine: ratios to raw limits")
-    bench.add_argument("names", nargs="*", metavar="MEMBER", help="what to measure (default: everything)")
+    bench = commands.add_parser("bench", help="measure on this machine: against raw limits, promises and peers")
+    bench.add_argument("names", nargs="*", metavar="MEMBER", help="what to measure (default: everything but peers)")
+    bench.add_argument("--peers", action="store_true", help="also measure torch's gloo and disropt, installed once")
+    bench.add_argument("--peers-dir", type=Path, metavar="DIR", help="where (default ~/.cache/goco_mpi/peers)")
     bench.add_argument("--mpiexec", metavar="COMMAND", help="launcher (default: the one beside this Python)")
     bench.add_argument("--json", action="store_true", help="one JSON object a figure, each on a line of its own")
     bench.add_argument("--strict", action="store_true", help="exit code 1 if a bound is missed")
     bench.set_defaults(command=_bench)
 
     bench_rank = commands.add_parser("bench-rank")  # what bench starts under mpiexec
-    bench_rank.add_argument("name")
-    bench_rank.add_argument("case")
+    bench_rank.add_argument("function")
+    bench_rank.add_argument("options", metavar="JSON")
     bench_rank.set_defaults(command=_bench_rank)
 
     info = commands.add_parser("info", help="MPI library, launcher, ranks, cores, threads, versions")
@@ -218,17 +220,32 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _bench(options: argparse.Namespace) -> int:
-    from goco_mpi import bench
+    from goco_mpi import bench, bench_peers
 
     mpiexec = shlex.split(options.mpiexec or bench.default_mpiexec())
-    bounds_hold = bench.run(options.names, mpiexec, options.json)
+    setup = bench.Setup(tuple(mpiexec), options.peers_dir or bench_peers.default_dir())
+    bounds_hold = bench.run(options.names, setup, options.json, options.peers)
     return 1 if options.strict and not bounds_hold else 0
 
 
 def _bench_rank(options: argparse.Namespace) -> int:
-    from goco_mpi import bench
+    import json
 
-    bench.samples_here(options.name, options.case)
+    from goco_mpi.engine.session import Session  # first, as in _run
+
+    with Session() as session:
+        from goco_mpi.engine import benchmarks
+
+        try:
+            samples = getattr(benchmarks, options.function)(session, **json.loads(options.options))
+        except GocoError as error:
+            if not error.agreed:
+                raise
+            if session.rank == 0:
+                print(f"goco: {error}", file=sys.stderr, flush=True)
+            return error.exit_code
+        if session.rank == 0:
+            print(json.dumps(samples))
     return 0
 
 

@@ -304,7 +304,7 @@ def _check_pairings(config: RunConfig) -> None:
     if rule == "symmetric" and config.deadline.gossip_s != math.inf:
         raise InputError(
             "method.mixing = 'symmetric' needs deadline.gossip_s = inf: by a deadline no rank can know whether its own "
-            f"message has arrived too. Got {config.deadline.gossip_s!r}. Or use method.late = 'wait', or another method."
+            f"message has arrived too. Got {config.deadline.gossip_s!r}. Or use method.late = 'wait' or another method."
         )
     if method.remembers and config.method.late == "partial":
         raise InputError(

@@ -96,8 +96,9 @@ def _slice(name: str, rank: int, begin: float, end: float, start: float, details
         "cat": name,
         "pid": 0,
         "tid": rank,
-        "ts": _microseconds(begin, start),
-        "dur": max(_microseconds(end, begin), 0.0),
+        "ts": (ts := _microseconds(begin, start)),
+        # Of the rounded ends: Perfetto drops slices that overlap by as little as the rounding.
+        "dur": max(round(_microseconds(end, start) - ts, 1), 0.0),
         "args": details,
     }
 

@@ -1,23 +1,57 @@
-"""``goco bench``: figures, their bounds, and one measured for real."""
+"""``goco bench``: figures, their bounds, every member measured once for real, and the peers' environment."""
 
 from __future__ import annotations
 
+import ast
 import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 
-from goco_mpi import bench
-from goco_mpi.bench import Member, figure
+from goco_mpi import bench, bench_peers
+from goco_mpi.bench import Member, Setup, figure, on_ranks
 from goco_mpi.cli import main
+from goco_mpi.core.events import NONE, Events
+from goco_mpi.engine import benchmarks
+from goco_mpi.engine.benchmarks import rounds_to_trust, seconds_lost
+from goco_mpi.engine.suspicion import TRUSTED_AFTER
 from goco_mpi.errors import InputError, RunError
 
 KEYS = {"name", "case", "value", "unit", "bound", "ok", "median", "min", "max", "repeats"}
+NAMES = ["exchange", "isolation", "memory", "startup", "recovery", "peers"]
 
 
-def test_a_figure_is_the_median_and_its_spread() -> None:
-    found = figure(Member("exchange", "ring 10"), [3.0, 1.0, 2.0])
+@pytest.fixture
+def setup(mpiexec: list[str], tmp_path: Path) -> Setup:
+    return Setup(tuple(mpiexec), tmp_path / "peers")
+
+
+def nothing(*arguments: object) -> list[float]:
+    raise AssertionError("nobody asked for this")
+
+
+def measured(monkeypatch: pytest.MonkeyPatch, setup: Setup, n_ranks: int, sample: bench.Callable) -> float:
+    """Return what one repeat on a few ranks gives: what is tested is the way of a figure, not the figure."""
+    monkeypatch.setattr(bench, "N_RANKS", n_ranks)
+    monkeypatch.setattr(bench, "REPEATS", 1)
+    found = bench.measure(Member("reduced", "form", sample), setup)
+    assert found.repeats == 1
+    return found.value
+
+
+# --- figures ---
+
+
+def test_a_figure_is_the_median_and_its_spread_in_the_unit_of_its_member() -> None:
+    found = figure(Member("memory", "x", nothing, unit="MiB"), [3.0, 1.0, 2.0])
     assert (found.median, found.min, found.max, found.repeats) == (2.0, 1.0, 3.0, 3)
     assert found.value == found.median
+    assert found.unit == "MiB"
     assert found.ok is None
 
 
@@ -25,42 +59,343 @@ def test_a_figure_is_the_median_and_its_spread() -> None:
     ("at_most", "median", "ok"), [(True, 1.0, True), (True, 1.1, False), (False, 1.0, True), (False, 0.9, False)]
 )
 def test_a_bound_holds_from_its_side(at_most: bool, median: float, ok: bool) -> None:
-    assert figure(Member("isolation", "x", 1.0, at_most), [median]).ok is ok
+    assert figure(Member("isolation", "x", nothing, 1.0, at_most), [median]).ok is ok
 
 
-def test_a_name_that_is_no_member_is_refused_with_those_that_are() -> None:
-    with pytest.raises(InputError, match=r"'speed'. Known: exchange, isolation"):
-        bench.run(["speed"], ["mpiexec"], as_json=True)
+def test_every_member_has_a_case_of_its_own_and_is_repeated_five_times() -> None:
+    assert len({(member.name, member.case) for member in bench.MEMBERS}) == len(bench.MEMBERS)
+    assert list(dict.fromkeys(member.name for member in bench.MEMBERS)) == NAMES
+    assert bench.REPEATS >= 5
 
 
-def test_a_launcher_that_is_missing_or_fails_is_one_message() -> None:
+def test_a_name_that_is_no_member_is_refused_with_those_that_are(setup: Setup) -> None:
+    with pytest.raises(InputError, match=rf"'speed'. Known: {', '.join(NAMES)}"):
+        bench.run(["speed"], setup, as_json=True)
+
+
+def test_a_table_shows_every_figure_and_its_unit_but_peers_only_on_request(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setattr(bench_peers, "environment", nothing)
+    monkeypatch.setattr(bench, "measure", lambda member, setup: figure(member, [0.5]))
+    assert not bench.run([], setup, as_json=False)  # isolation of 0.5 misses its bound
+    printed = capsys.readouterr().out
+    for member in bench.MEMBERS:
+        assert (member.case in printed) is (member.name != "peers"), member
+        assert member.unit in printed
+    assert "missed" in printed
+
+
+@pytest.mark.parametrize(
+    ("names", "peers", "wanted"),
+    [([], True, set(NAMES)), (["exchange"], True, {"exchange", "peers"}), (["peers"], False, {"peers"})],
+)
+def test_peers_are_measured_beside_what_is_named(
+    names: list[str], peers: bool, wanted: set[str], setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, made = [], []
+    monkeypatch.setattr(bench_peers, "environment", made.append)
+
+    def measure(member: Member, setup: Setup) -> bench.Figure:
+        assert made == [setup.peers_dir]  # first of all: it may fail
+        seen.append(member.name)
+        return figure(member, [0.5])
+
+    monkeypatch.setattr(bench, "measure", measure)
+    bench.run(names, setup, as_json=True, peers=peers)
+    assert set(seen) == wanted
+
+
+# --- a measurement that fails ---
+
+
+def test_a_launcher_that_is_missing_or_fails_is_one_message(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no_such_launcher"):
-        bench.measure(bench.MEMBERS[0], ["no_such_launcher"])
+        bench.measure(bench.MEMBERS[0], Setup(("no_such_launcher",), tmp_path))
     with pytest.raises(RunError, match=r"exchange \(ring 1000\) failed with exit code 1"):
-        bench.measure(bench.MEMBERS[0], ["false"])
+        bench.measure(bench.MEMBERS[0], Setup(("false",), tmp_path))
+
+
+def test_what_all_ranks_refuse_is_said_once(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "N_RANKS", 2)
+    with pytest.raises(RunError, match=r"bench isolation \(no such rank\) failed with exit code"):
+        bench.measure(Member("isolation", "no such rank", on_ranks("frozen", rank=7, frozen_s=1.0)), setup)
+    assert capfd.readouterr().err.count("goco: Rank 7 is to be frozen") == 1
+
+
+def test_a_measurement_that_hangs_is_ended_by_the_signal_that_a_launcher_passes_on(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(bench, "LIMIT_S", 3.0)
+    passed_on = tmp_path / "passed on"
+    code = (
+        "import pathlib, signal, time\n"
+        "def end(number, frame):\n"
+        f"    pathlib.Path({str(passed_on)!r}).touch()\n"
+        "    raise SystemExit\n"
+        "signal.signal(signal.SIGTERM, end)\n"
+        "time.sleep(600)"
+    )
+    hangs = Member("exchange", "for ever", lambda setup: json.loads(bench.output([sys.executable, "-c", code])))
+    with pytest.raises(RunError, match=r"exchange \(for ever\) did not end within 3 s"):
+        bench.measure(hangs, setup)
+    assert passed_on.exists()
+
+
+# --- every member, really measured in a reduced form ---
 
 
 def test_exchange_is_measured_under_mpiexec_and_printed_as_json(
     mpiexec: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # Two ranks and a small vector: what is tested is the way of a figure, not the figure.
     monkeypatch.setattr(bench, "N_RANKS", 2)
-    impossible = Member("exchange", "ring 100", bound=0.0)
+    impossible = Member("exchange", "ring 100", on_ranks("exchange", kind="ring", n_params=100), bound=0.0)
     monkeypatch.setattr(bench, "MEMBERS", (impossible,))
     command = ["bench", "exchange", "--json", "--mpiexec", " ".join(mpiexec)]
     assert main(command) == 0  # bounds are for people
-    measured = json.loads(capsys.readouterr().out)
-    assert set(measured) == KEYS
-    assert measured["repeats"] >= 5
-    assert 0.0 < measured["min"] <= measured["median"] <= measured["max"]
-    assert measured["ok"] is False
+    found = json.loads(capsys.readouterr().out)
+    assert set(found) == KEYS
+    assert found["repeats"] >= 5
+    assert 0.0 < found["min"] <= found["median"] <= found["max"]
+    assert found["unit"] == "ratio"
+    assert found["ok"] is False
     assert main([*command, "--strict"]) == 1
 
 
-def test_a_table_shows_every_figure(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(bench, "measure", lambda member, mpiexec: figure(member, [0.5]))
-    assert not bench.run([], ["mpiexec"], as_json=False)  # isolation of 0.5 misses its bound
-    printed = capsys.readouterr().out
-    for member in bench.MEMBERS:
-        assert member.name in printed
-    assert "missed" in printed
+def test_the_fast_ranks_do_not_go_at_the_pace_of_the_slow_one(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Whoever waits for the slow rank has a tenth of the undisturbed rate.
+    rate = measured(monkeypatch, setup, 4, on_ranks("isolation", rank=3, factor=10.0, rounds=60))
+    assert 0.3 < rate < 3.0
+
+
+def test_the_fast_ranks_do_not_wait_for_the_frozen_one(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Whoever waits loses 1.5 s; free cores may even make up for some time.
+    lost_s = measured(monkeypatch, setup, 4, on_ranks("frozen", rank=3, frozen_s=1.5))
+    assert -1.5 < lost_s < 0.75
+
+
+def test_memory_is_measured_in_processes_of_its_own(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    sample = on_ranks("memory", apart=True, rank=1, factor=10.0, from_round=20, rounds=120)
+    assert 0.0 <= measured(monkeypatch, setup, 3, sample) < 20.0
+    commands = []
+    monkeypatch.setattr(bench, "REPEATS", 5)
+    monkeypatch.setattr(bench, "output", lambda command: commands.append(command) or "[1.0]")
+    assert bench.measure(Member("memory", "x", sample), setup).repeats == len(commands) == 5
+
+
+def test_startup_is_measured_against_bare_mpi4py(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Ours imports what bare mpi4py does and more.
+    assert 0.7 < measured(monkeypatch, setup, 3, bench.startup) < 100.0
+
+
+def test_a_rank_that_caught_up_is_waited_for_after_the_rounds_that_suspicion_says(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds = measured(monkeypatch, setup, 4, on_ranks("recovery", rank=3, frozen_s=0.5))
+    assert 1 <= rounds <= TRUSTED_AFTER
+
+
+# --- what the members compute ---
+
+
+def rank_times(ends: list[float]) -> np.ndarray:
+    """Return the timeline of a rank without neighbours whose steps end at these times."""
+    return np.repeat(np.array(ends)[:, None], 3, axis=1)
+
+
+def rank_events(points: list[int]) -> Events:
+    """Return the events of steps with these gradients, and the goodbye."""
+    table = [[round_, point] for round_, point in enumerate([*points, NONE])]
+    return Events(np.array(table, dtype=np.int32), degree=0)
+
+
+def test_who_goes_on_at_the_usual_pace_loses_nothing() -> None:
+    ends = np.arange(1.0, 21.0)  # a round a second; ten of them end in the window
+    assert seconds_lost(rank_times(ends.tolist()), rank_events(list(range(20))), (5.5, 15.5)) == pytest.approx(0.0)
+
+
+def test_who_stands_still_loses_the_whole_window() -> None:
+    ends = [1.0, 2.0, 3.0, 4.0, 5.0, 16.0, 17.0]
+    assert seconds_lost(rank_times(ends), rank_events(list(range(7))), (5.5, 15.5)) == pytest.approx(10.0)
+
+
+def test_rounds_without_a_gradient_are_lost_time() -> None:
+    ends = np.arange(1.0, 21.0)
+    points = [NONE if 6 <= end <= 9 else step for step, end in enumerate(ends)]
+    assert seconds_lost(rank_times(ends.tolist()), rank_events(points), (5.5, 15.5)) == pytest.approx(4.0)
+
+
+@pytest.mark.parametrize(
+    ("rounds", "expected"),
+    [  # i: in time and a suspect, T: in time and trusted, x: late and trusted, .: late and a suspect
+        ("...iiTTT", 3),
+        ("iiT", 3),
+        ("..i.ii..iiT", 3),  # what did not stay in time had not caught up
+        ("..T", 1),  # trusted for its pace in that very round
+        (".iiiiiiT.", 7),  # too long
+        (".iiiiii....", 6),  # longer than it should be, and in vain
+        ("..iiTT..iiiiT", 5),  # every recovery counts
+        ("...xTTT", None),  # on trial and then in time: it was waited for already
+        ("...x.....", None),
+        (".ii.", None),
+        ("", None),
+    ],
+)
+def test_rounds_to_trust_count_from_the_first_in_time_that_stays_so(rounds: str, expected: int | None) -> None:
+    in_time = [mark in "iT" for mark in rounds]
+    suspect = [mark in "i." for mark in rounds]
+    assert rounds_to_trust(in_time, suspect) == expected
+
+
+def test_growth_is_the_peak_above_the_first_round_that_counts() -> None:
+    growth = benchmarks._Growth(from_round=2)
+    early = np.ones(8 << 20)  # 64 MiB before what counts
+    growth(1)
+    growth(2)
+    late = np.ones(4 << 20)  # 32 MiB
+    growth(3)
+    del late
+    growth(4)
+    assert early.size
+    assert 24.0 < growth.mib < 48.0
+
+
+def test_a_frozen_process_goes_on_when_the_run_fails() -> None:
+    with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as process:
+        try:
+            with pytest.raises(RunError), benchmarks._Freeze(process.pid, 0.0, lasts_s=60.0) as freeze:
+                freeze.start(1)
+                freeze.start(2)  # of every round; the first counts
+                assert os.WIFSTOPPED(os.waitpid(process.pid, os.WUNTRACED)[1])
+                raise RunError("meanwhile")
+            until = time.monotonic() + 20.0  # no wait for ever if this fails
+            while not (seen := os.waitpid(process.pid, os.WCONTINUED | os.WNOHANG))[0] and time.monotonic() < until:
+                time.sleep(0.01)
+            assert seen[0] and os.WIFCONTINUED(seen[1])
+            assert freeze.window is not None
+            assert freeze.window[1] - freeze.window[0] < 30.0  # the freeze was cut short
+        finally:
+            process.kill()
+
+
+# --- peers ---
+
+
+def test_a_peer_is_compared_in_turn_and_all_its_cases_at_once(
+    setup: Setup, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    code = f"print('news of the network'); print([1.0, 2.0]); open({str(log)!r}, 'a').write('theirs ')"
+    output = bench.output
+
+    def noted(command: list[str], *variables: dict[str, str]) -> str:
+        if "exchange_seconds" in command:
+            with log.open("a") as file:
+                file.write("ours\n")
+        return output(command, *variables)
+
+    monkeypatch.setattr(bench, "N_RANKS", 2)
+    monkeypatch.setattr(bench, "REPEATS", 2)
+    monkeypatch.setattr(bench, "output", noted)
+    monkeypatch.setattr(bench_peers, "CASES", ("ring 10", "exponential 10"))
+    monkeypatch.setattr(bench_peers, "sizes", lambda n_ranks: [("ring", 10, 5), ("exponential", 10, 5)])
+    monkeypatch.setattr(bench_peers, "environment", lambda path: path / "bin" / "python")
+    monkeypatch.setattr(bench_peers, "command", lambda peer, python, n_ranks: [sys.executable, "-c", code])
+    ring, exponential = (
+        bench.measure(Member("peers", case, bench.against("gloo", case)), setup) for case in bench_peers.CASES
+    )
+    assert log.read_text().split() == ["ours", "theirs"] * 2
+    assert ring.repeats == exponential.repeats == 2
+    # Theirs are said to take 1 and 2 s a round; ours take far less than that, and more than nothing.
+    assert 1.0 < ring.min <= ring.max < 1e7
+    assert 2.0 < exponential.min <= exponential.max < 2e7
+
+
+def test_a_peer_gets_our_graphs_and_sizes() -> None:
+    for peer in bench_peers.PEERS:
+        *launcher, script, cases = bench_peers.command(peer, Path("/env/bin/python"), 8)
+        assert Path(script).is_file()
+        assert launcher[0].startswith("/env/bin/")
+        assert "8" in launcher
+        ours = bench_peers.sizes(8)
+        assert len(ours) == len(bench_peers.CASES)
+        for case, (kind, n_params, rounds), (graph, *theirs) in zip(
+            bench_peers.CASES, ours, json.loads(cases), strict=True
+        ):
+            assert case == f"{kind} {n_params}"
+            assert theirs == [n_params, rounds]
+            assert rounds >= 10
+            assert all(rank in graph[j] for rank in range(8) for j in graph[rank])
+            assert kind != "ring" or graph[0] == [1, 7]
+
+
+def test_peers_run_alone_and_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", "/ours")
+    monkeypatch.setenv("OMP_NUM_THREADS", "7")
+    variables = bench_peers.variables()
+    assert variables["OMP_NUM_THREADS"] == "1"
+    assert "PYTHONPATH" not in variables
+    for peer in bench_peers.PEERS:
+        script = Path(bench_peers.command(peer, Path("/env/bin/python"), 2)[-2])
+        nodes = list(ast.walk(ast.parse(script.read_text())))
+        imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+        imported |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}
+        assert not [name for name in imported if name.startswith("goco_mpi")]
+
+
+def test_the_peers_environment_is_where_caches_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert bench_peers.default_dir() == tmp_path / "goco_mpi" / "peers"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert bench_peers.default_dir() == tmp_path / ".cache" / "goco_mpi" / "peers"
+
+
+def test_the_peers_environment_is_made_once_and_anew_for_other_packages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = []
+
+    def call(*command: str) -> None:
+        calls.append(command)
+        (tmp_path / "bin").mkdir(exist_ok=True)
+        (tmp_path / "bin" / "python").touch()
+
+    monkeypatch.setattr(bench_peers, "_call", call)
+    assert bench_peers.environment(tmp_path) == tmp_path / "bin" / "python"
+    made = len(calls)
+    assert made > 0
+    assert "making the peers' environment" in capsys.readouterr().err
+    assert bench_peers.environment(tmp_path) == tmp_path / "bin" / "python"
+    assert len(calls) == made
+    monkeypatch.setattr(bench_peers, "ALONE", ("disropt==0.1.8",))
+    bench_peers.environment(tmp_path)
+    assert len(calls) == 2 * made
+
+
+def test_an_environment_that_pip_cannot_fill_is_one_line_and_nothing_is_measured(
+    mpiexec: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    monkeypatch.setattr(bench, "measure", nothing)
+    command = ["bench", "exchange", "--peers", "--peers-dir", str(tmp_path / "env"), "--mpiexec", " ".join(mpiexec)]
+    assert main(command) == 2
+    printed = capsys.readouterr()
+    making, message = printed.err.splitlines()
+    assert making.startswith("making the peers' environment")
+    assert message.startswith("goco: The peers' environment cannot be made in")
+    assert "No matching distribution found for torch" in message
+    assert "--peers-dir" in message
+    assert printed.out == ""
+    assert not list((tmp_path / "env").glob("*.json"))  # the next attempt begins again
+
+
+def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"cannot be made in '.*file/env': .*Not a directory"):
+        bench_peers.environment(tmp_path / "file" / "env")

@@ -92,6 +92,42 @@ def test_whoever_waits_drops_nothing_and_must_not_make_up_for_lateness(kind, wei
     np.testing.assert_allclose(found, shard_mean_gradient(problem, params), rtol=1e-11)
 
 
+@pytest.mark.parametrize("table", STRAGGLERS, ids=lambda table: table["kind"])
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_memory_and_waiting_lose_nothing_and_make_up_for_nothing(placement, table):
+    for late in ("memory", "wait"):
+        layout = lay_out(configure(placement, method={"late": late}, stragglers=table), N_WORKERS)
+        np.testing.assert_allclose(layout.encoding_weights.sum(axis=0), 1.0, rtol=1e-14)
+
+
+@pytest.mark.parametrize("table", STRAGGLERS, ids=lambda table: table["kind"])
+@pytest.mark.parametrize("placement", PLACEMENTS)
+def test_partial_and_discarded_gradients_make_up_for_what_is_lost_of_each_shard(placement, table):
+    # With coverage weights every shard's weights, times how often its holders finish it, add up to 1.
+    for late in ("discard", "partial"):
+        layout = lay_out(configure(placement, method={"late": late}, stragglers=table), N_WORKERS)
+        load = layout.placement.load if late == "partial" else None
+        rates = layout.stragglers.completion_rates(load)
+        np.testing.assert_allclose(rates @ layout.encoding_weights, 1.0, rtol=1e-14)
+
+
+def test_a_worker_with_more_shards_finishes_more_of_a_late_gradient():
+    # 0.6 + 0.4 (n - 1) / 2n of the time each of its n shards, against 0.6 of the time the whole.
+    stragglers = {"kind": "bernoulli", "p": 0.4}
+    layouts = {
+        late: lay_out(configure(method={"late": late}, stragglers=stragglers), N_WORKERS)
+        for late in ("discard", "partial")
+    }
+    load = layouts["partial"].placement.load
+    assert set(load.tolist()) == {5, 6}
+    rate = {n: 0.6 + 0.4 * (n - 1) / (2 * n) for n in (5, 6)}
+    for shard in range(11):
+        holders = layouts["partial"].placement.holders(shard)
+        partial, discard = (layouts[late].encoding_weights[holders, shard] for late in ("partial", "discard"))
+        np.testing.assert_allclose(partial, 1.0 / sum(rate[load[i]] for i in holders), rtol=1e-14)
+        np.testing.assert_allclose(discard, 1.0 / (3 * 0.6), rtol=1e-14)
+
+
 def test_workers_without_shards_keep_empty_rows_and_a_zero_gradient():
     layout = lay_out(configure("uncoded", data={"shards": 2}), N_WORKERS)
     problem = load_problem(layout.config)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from goco_mpi.core.events import NONE, Events
+from goco_mpi.core.events import NONE, EventLog, Events
 from goco_mpi.core.gossip import Mixing, Received
 from goco_mpi.core.methods import Gradient, Method, Place
 from goco_mpi.core.shares import Share
@@ -57,6 +57,8 @@ def replay_gossip(
     RunError
         If the events contradict themselves or the rules.
     """
+    for rank, found in enumerate(events):
+        _check_form(rank, found)
     workers = [
         _Worker(method, place, mixing, table, start)
         for place, mixing, table in zip(places, mixings, events, strict=True)
@@ -121,6 +123,7 @@ def replay_allreduce(
     x = start.copy()
     first = events[0].table
     for rank, found in enumerate(events):
+        _check_form(rank, found)
         if found.table.shape != first.shape or (found.table != first).any():
             raise RunError(f"The events contradict themselves: rank {rank} went through other rounds than rank 0.")
     for round_, point in zip(events[0].rounds[:-1], events[0].points[:-1], strict=True):
@@ -128,6 +131,12 @@ def replay_allreduce(
             raise RunError(f"The events contradict the rules: round {round_} of an allreduce without its gradient.")
         x -= step_size(int(round_)) * np.mean([share.gradient(x) for share in shares], axis=0)
     return np.tile(x, (len(shares), 1))
+
+
+def _check_form(rank: int, events: Events) -> None:
+    table = events.table
+    if table.dtype != np.int32 or table.ndim != 2 or not len(table) or table.shape[1] < 2 + events.degree:
+        raise RunError(f"The events contradict the rules: those of rank {rank} are not of this graph.")
 
 
 class _Worker:
@@ -167,7 +176,7 @@ class _Worker:
     def check(self, workers: Sequence[_Worker]) -> None:
         """Refuse events that no run by the rules can have had."""
         table, n_steps = self.events.table, len(self.events.table)
-        if not n_steps or self.events.degree != len(self.neighbors):
+        if self.events.degree != len(self.neighbors):
             raise self._contradiction("are not of this graph")
         if (np.diff(self.events.rounds) < 0).any():
             raise self._contradiction("go back in rounds")
@@ -176,12 +185,28 @@ class _Worker:
             raise self._contradiction("use a gradient before it was taken")
         if (table[-1, 1 : 2 + self.events.degree] != NONE).any():
             raise self._contradiction("go on after the goodbye")
+        self._check_shards(table[:, 2 + self.events.degree :])
         for j, column in self.used_by_neighbor():
             taken = column[:-1]
             if (taken < NONE).any() or (taken >= len(workers[j].events.table)).any():
                 raise self._contradiction(f"use a message of rank {j} that it never sent")
             if (np.diff(taken) < 0).any():
                 raise self._contradiction(f"use an older message of rank {j} after a newer one")
+
+    def _check_shards(self, words: NDArray[np.int32]) -> None:
+        if not words.size:
+            return
+        held = EventLog(0, self.share.n_shards)
+        held.append(0, 0, [], range(self.share.n_shards))
+        mask = held.events().table[0, 2:]
+        if words.shape[1] != mask.size or (words & ~mask).any():
+            raise self._contradiction("use shards that it does not hold")
+        points = self.events.points
+        if words[points == NONE].any():
+            raise self._contradiction("have shards of no gradient")
+        for step, point in enumerate(points):
+            if point != NONE and (words[step] != words[self.last_use[int(point)]]).any():
+                raise self._contradiction("use one gradient with different shards")
 
     def _contradiction(self, what: str) -> RunError:
         return RunError(f"The events contradict the rules: those of rank {self.index} {what}.")

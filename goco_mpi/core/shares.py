@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -198,8 +198,8 @@ class CustomShare(Share):
         out[:] = 0.0
         for place in range(self.n_shards) if shard is None else (shard,):
             returned = self.objective.gradient(params, self._shards[place], out=self._term)
-            if isinstance(returned, np.ndarray) and returned is not self._term:
-                np.copyto(self._term, returned)
+            if returned is not None and returned is not self._term:
+                self._term[:] = cast("Array", returned)  # anything that numpy makes a vector of
             self._term *= self._weights[place]
             out += self._term
             yield

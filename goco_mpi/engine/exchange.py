@@ -30,6 +30,9 @@ times what the network usually takes: short where messages are quick, and never 
 need. A wait that a neighbour's longer work explains is not the network's, or the deadline would
 learn to wait for a slow neighbour."""
 
+MOST_DRAINED = 10_000
+"""Messages taken in at a time from one neighbour: more than MPI keeps, less than for ever."""
+
 _TAG = 1
 
 
@@ -222,20 +225,34 @@ class GossipExchange(Exchange):
         return self._message.params
 
     def drain(self) -> None:
-        """Take in what has arrived and start sends that were waiting."""
-        self._progress(deadline=0.0)
+        """Take in all that has arrived and start sends that were waiting.
 
-    def _progress(self, deadline: float) -> None:
-        """Complete whatever is complete; wait for the first such until ``deadline``."""
-        requests, degree = self._requests, self.degree
+        All: while a rank was frozen, MPI may have kept hundreds of short messages of each neighbour,
+        of which only the last is of use.
+        """
+        for _ in range(MOST_DRAINED):
+            if not self._progress(deadline=0.0):
+                break
+
+    def _progress(self, deadline: float) -> bool:
+        """Complete whatever is complete; wait for the first such until ``deadline``.
+
+        Returns
+        -------
+        bool
+            Whether a message arrived.
+        """
+        requests, degree, arrived = self._requests, self.degree, False
         for index in waitsome_until(requests, deadline, self._poll_s):
             if index < degree:
                 self._take_in(self._edges[index])
                 self._listen(index)
+                arrived = True
             else:
                 slot = self._edges[index - degree].send
                 slot.complete()
                 requests[index] = slot.request or MPI.REQUEST_NULL
+        return arrived
 
     def _take_in(self, edge: _Edge) -> None:
         slot = edge.receive

@@ -39,11 +39,11 @@ class RunCounts:
     rounds : int
         Rounds gone through, those without a gradient of its own included.
     gradients : int
-        Gradients finished and used.
+        Gradients finished, and used unless the run ended.
     late_gradients : int
         Gradients dropped at the deadline, by a straggler script, or by the end of the run.
     partial_gradients : int
-        Gradients of which some shards were finished, and used (late = 'partial').
+        Gradients of which some shards were finished (late = 'partial'), and used likewise.
     repeated : int
         Rounds in which an earlier gradient was used again (late = 'memory').
     jumped : int
@@ -233,6 +233,7 @@ class RoundLoop:
         """Return the coded gradient at the present parameters, or what counts of it if it is late."""
         start = time.perf_counter()
         deadline = start + self._compute_deadline.seconds
+        waited_s = self.counts.wait_s
         blocks = self._work.start(self.params, self.round, self.counts.rounds)
         finished = True
         for _ in blocks if self._background is None else self._background.around(blocks):
@@ -245,7 +246,7 @@ class RoundLoop:
             elif late or self._over():
                 finished = False
                 break
-        seconds = time.perf_counter() - start
+        seconds = time.perf_counter() - start - (self.counts.wait_s - waited_s)
         self.counts.compute_s += seconds
         # One that was cut counts as what it lasted until then; see `Deadline.observe`.
         self._compute_deadline.observe(seconds)
@@ -281,8 +282,8 @@ class RoundLoop:
         """
         step_size = self._step_size(self.round)
         self._method.send(self._state, None if work is None else work.gradient, step_size, self._exchange.blank())
+        offered = waited = time.perf_counter()  # before it leaves: nobody may have it earlier
         self._exchange.offer(self.round, self.counts.rounds)
-        offered = waited = time.perf_counter()
         if wait:
             self._exchange.wait(self.round)
             waited = time.perf_counter()

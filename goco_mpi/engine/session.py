@@ -193,7 +193,7 @@ class Session:
                     if answered - asked < quickest:
                         quickest = answered - asked
                         offset = (asked + answered) / 2.0 - theirs
-        return offset
+        return 0.0 if self.host == self.comm.bcast(self.host) else offset
 
     def environment(self) -> dict[str, Any]:
         """Return what the run ran on: MPI, hosts, ranks, threads, cores. Collective."""

@@ -24,7 +24,7 @@ from goco_mpi.engine.gradients import GradientWork
 from goco_mpi.engine.runner import RoundLoop, Snapshots, Timeline
 from goco_mpi.engine.session import THREADS, Session
 from goco_mpi.engine.stopping import Stopping
-from goco_mpi.errors import divergence
+from goco_mpi.errors import InputError, divergence
 from goco_mpi.experiment import Layout, Problem, lay_out, load_problem, step_schedule
 from goco_mpi.record import Outcome
 from goco_mpi.schema import RunConfig
@@ -68,6 +68,7 @@ def train(
     RunError
         If the run diverged (the same on every rank), or a rank did not end.
     """
+    session.agree(lambda: _check_threads(config))
     layout = session.agree(lambda: lay_out(config, session.size))
     session.agree_on("the layout", layout.fingerprint())
     share, problem = _distribute(session, layout)
@@ -162,6 +163,15 @@ def descend(
         events=None if events is None else tables,
         timeline=None if timeline is None else times,
     )
+
+
+def _check_threads(config: RunConfig) -> None:
+    """Refuse a progress thread where MPI was started for one thread only."""
+    if config.deadline.progress_thread and MPI.Query_thread() < MPI.THREAD_SERIALIZED:
+        raise InputError(
+            "deadline.progress_thread = true needs an MPI that threads may call in turn, and this one was started "
+            "without: let goco_mpi start MPI, or start it with MPI.THREAD_SERIALIZED."
+        )
 
 
 def _end(session: Session, reason: str | None, round_: int, n_rounds: int) -> tuple[str, int]:

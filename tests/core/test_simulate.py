@@ -2,6 +2,7 @@ import itertools
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 
 from goco_mpi.core import encoding, gossip, mixing, objectives, placement, topology
 from goco_mpi.core.methods import METHODS
@@ -15,18 +16,18 @@ from goco_mpi.errors import RunError
 class Network:
     """Least squares with l2 on ``n`` workers, each shard its own solution."""
 
-    def __init__(self, n=6, n_shards=12, replication=2, rates=None, seed=0):
+    def __init__(self, n=6, n_shards=12, replication=2, rates=None, seed=0, weigh=encoding.coverage):
         rng = np.random.default_rng(seed)
         self.n = n
         self.objective = objectives.build("least_squares", 4, 0.1, None)
         features = rng.standard_normal((5 * n_shards, 4))
         targets = rng.standard_normal(5 * n_shards)
         self.pooled = WeightedRows(features, targets, np.full(len(targets), 1.0 / len(targets)), 1.0)
-        placed = placement.pairwise_balanced(n, n_shards, replication, seed)
-        weights = encoding.coverage(placed, np.ones(n) if rates is None else rates)
+        self.placed = placement.pairwise_balanced(n, n_shards, replication, seed)
+        weights = weigh(self.placed, np.ones(n) if rates is None else rates)
         self.shares = []
         for worker in range(n):
-            held = placed.shards_of(worker)
+            held = self.placed.shards_of(worker)
             index = np.concatenate([np.arange(5 * k, 5 * k + 5) for k in held])
             scale = weights[worker, held] * n / len(targets)
             rows = WeightedRows(features[index], targets[index], np.repeat(scale, 5), scale.sum() * 5)
@@ -207,3 +208,152 @@ def test_a_step_far_too_large_raises_an_error_that_names_the_setting(synchronous
     matrix = None if synchronous else mixing.metropolis(topology.ring(6))
     with pytest.raises(RunError, match=r"diverged in round \d+.* 1000 is too large. Lower step.size"):
         simulate(net.shares, lambda t: 1000.0, NOBODY_LATE, 1000, mixing_matrix=matrix)
+
+
+UNEVEN = placement.pairwise_balanced(5, 8, 2, seed=0).load
+"""Eight shards twice on five workers: some hold three, some four, and their completion rates differ."""
+
+
+def mean_first_step(net, stragglers_of, round_, seeds):
+    """Return minus the steps of size 1 that the mean of all workers takes in one round from zero, for each seed."""
+    steps = [
+        simulate(
+            net.shares,
+            lambda t: float(t == round_),
+            stragglers_of(seed),
+            round_ + 1,
+            mixing_matrix=None,
+            late="partial",
+        )[0]
+        for seed in seeds
+    ]
+    return -np.array(steps)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kind": "bernoulli", "p": 0.5},
+        {"kind": "bernoulli", "p": 0.8},
+        {"kind": "persistent", "ranks": (1,), "factor": 3.0, "p": 0.5},
+        {"kind": "delays", "delay_p": 0.4, "delay_s": 1.0},
+    ],
+    ids=str,
+)
+def test_partial_gradients_are_an_unbiased_estimate_of_the_full_one(options):
+    def stragglers_of(seed):
+        return StragglerModel(n_workers=5, seed=seed, **options).scripted()
+
+    net = Network(5, 8, rates=stragglers_of(0).completion_rates(UNEVEN))
+    assert net.placed.load.tolist() == UNEVEN.tolist() != [UNEVEN[0]] * 5
+    # A persistent straggler is done in every third round; over a whole period it counts as often as it should.
+    phases = range(3) if options["kind"] == "persistent" else range(1)
+    found = np.mean([mean_first_step(net, stragglers_of, t, range(600)) for t in phases], axis=0)
+    error = found.std(axis=0, ddof=1) / np.sqrt(len(found))
+    expected = net.objective.gradient(np.zeros(4), net.pooled)
+    assert np.abs(expected).max() > 15 * error.max()  # a bias of a third would be seen
+    assert (np.abs(found.mean(axis=0) - expected) < 5 * error).all()
+
+
+def test_partial_gradients_weighted_as_whole_ones_would_be_biased():
+    # What the rates of shards are for: finished parts come on top of finished gradients.
+    def stragglers_of(seed):
+        return StragglerModel("bernoulli", 5, seed, p=0.5)
+
+    net = Network(5, 8, rates=stragglers_of(0).completion_rates())
+    found = mean_first_step(net, stragglers_of, 0, range(600)).mean(axis=0)
+    expected = net.objective.gradient(np.zeros(4), net.pooled)
+    # A shard of 3 or 4 counts in 0.5 + 0.5 (2/6 or 3/8) of the rounds, and is weighted as if in 0.5.
+    assert 1.25 < found @ expected / (expected @ expected) < 1.45
+
+
+def test_a_partial_gradient_is_of_the_first_shards_in_the_drawn_order():
+    net = Network()
+    n_partial = 0
+    for seed in range(10):
+        late = StragglerModel("bernoulli", 6, seed, p=0.8)
+        x = simulate(net.shares, lambda t: 1.0, late, 1, mixing_matrix=sp.eye_array(6).tocsr(), late="partial")
+        for i, share in enumerate(net.shares):
+            n_finished = late.shards_finished(i, 0, share.n_shards)
+            n_partial += 0 < n_finished < share.n_shards
+            chosen = late.shard_order(i, 0, share.n_shards)[:n_finished]
+            g = sum((share.gradient(np.zeros(4), k) for k in chosen), start=np.zeros(4))
+            np.testing.assert_allclose(x[i], -g, rtol=1e-12, atol=1e-15)
+    assert n_partial > 10
+
+
+@pytest.mark.parametrize("late", ["partial", "memory", "wait"])
+@pytest.mark.parametrize("synchronous", [False, True])
+def test_with_nobody_late_all_policies_are_the_same(late, synchronous):
+    net = Network()
+    matrix = None if synchronous else mixing.metropolis(topology.ring(6))
+    discard, other = (
+        simulate(net.shares, decreasing, NOBODY_LATE, 15, mixing_matrix=matrix, late=policy)
+        for policy in ("discard", late)
+    )
+    np.testing.assert_array_equal(other, discard)
+
+
+@pytest.mark.parametrize(
+    "stragglers",
+    [
+        StragglerModel("bernoulli", 6, seed=5, p=0.6),
+        StragglerModel("persistent", 6, seed=5, ranks=(0, 3), factor=4.0, p=0.3, link_p=0.4),
+    ],
+    ids=["bernoulli", "persistent and lossy"],
+)
+def test_memory_repeats_each_workers_last_gradient(stragglers):
+    net, graph = Network(), topology.ring(6)
+    matrix = mixing.metropolis(graph)
+    weights = matrix.toarray()
+    x, last, newest, n_repeated = np.zeros((6, 4)), [np.zeros(4)] * 6, {}, 0
+    for t in range(20):
+        for i in range(6):
+            if stragglers.finishes(i, t):
+                last[i] = net.shares[i].gradient(x[i])
+            else:
+                n_repeated += bool(last[i].any())
+        v = [x[i] - decreasing(t) * last[i] for i in range(6)]
+        for i in range(6):
+            for j in graph.neighbors(i):
+                if stragglers.arrives(j, i, t):
+                    newest[i, j] = (t, v[j])
+        fresh = {pair: v for pair, (sent, v) in newest.items() if t - sent <= 3}
+        x = np.array(
+            [
+                v[i] + sum(weights[i, j] * (fresh[i, j] - v[i]) for j in graph.neighbors(i) if (i, j) in fresh)
+                for i in range(6)
+            ]
+        )
+    assert n_repeated > 20
+    found = simulate(net.shares, decreasing, stragglers, 20, mixing_matrix=matrix, age_limit=3, late="memory")
+    np.testing.assert_allclose(found, x, rtol=0, atol=1e-12)
+
+
+def test_memory_needs_no_probabilities_where_some_are_always_late():
+    # Plain weights know nothing of lateness. Discarding then minimises sum_k q_k f_k, whose solution is elsewhere;
+    # with memory every shard counts in every round, and a decreasing step leads to the optimum of F.
+    stragglers = StragglerModel("persistent", 6, seed=2, ranks=(0, 1), factor=8.0, p=0.5)
+    net = Network(6, 6, replication=1, weigh=encoding.plain)
+
+    def solution(weight_of_shard):
+        weights = np.repeat(weight_of_shard, 5) / 5
+        features, targets = net.pooled.features, net.pooled.targets
+        gram = features.T @ (weights[:, None] * features) + 0.1 * weights.sum() * np.eye(4)
+        return np.linalg.solve(gram, features.T @ (weights * targets))
+
+    rates = stragglers.completion_rates()
+    assert rates.tolist() == [0.125, 0.125, 0.5, 0.5, 0.5, 0.5]
+    best, biased = solution(np.ones(6) / 6), solution(rates @ net.placed.held)
+    bias = np.linalg.norm(best - biased)
+    assert bias > 0.1 * np.linalg.norm(best)
+    matrix = mixing.metropolis(topology.complete(6))
+    ends = {
+        late: simulate(
+            net.shares, lambda t: 0.2 / (1 + t / 50), stragglers, 2000, mixing_matrix=matrix, late=late
+        ).mean(axis=0)
+        for late in ("discard", "memory")
+    }
+    assert np.linalg.norm(ends["discard"] - biased) < 0.2 * bias
+    assert np.linalg.norm(ends["memory"] - best) < 0.01 * bias
+    assert np.linalg.norm(ends["discard"] - best) > 0.5 * bias

@@ -197,3 +197,86 @@ def test_impossible_lateness_is_refused_with_rule_and_value(options, message):
 def test_ranks_that_the_kind_does_not_slow_are_not_looked_at():
     # So that stragglers.kind = "none" turns an experiment's stragglers off, on any number of workers.
     assert StragglerModel("none", 2, ranks=(7,)).completion_rates().tolist() == [1.0, 1.0]
+
+
+def test_whoever_finishes_finishes_all_its_shards():
+    prompt = StragglerModel("none", 3)
+    assert {prompt.shards_finished(i, t, 7) for i in range(3) for t in range(50)} == {7}
+    late = StragglerModel("bernoulli", 3, seed=8, p=0.5)
+    for t in range(200):
+        assert (late.shards_finished(1, t, 7) == 7) == late.finishes(1, t)
+
+
+def test_whoever_misses_a_round_was_stopped_anywhere_on_the_way():
+    model = StragglerModel("bernoulli", 1, seed=8, p=0.9)
+    finished = [model.shards_finished(0, t, 4) for t in range(ROUNDS) if not model.finishes(0, t)]
+    assert set(finished) == {0, 1, 2, 3}
+    for n_finished in range(4):
+        assert abs(np.mean(np.array(finished) == n_finished) - 0.25) < five_sigma(0.25, len(finished))
+
+
+def test_a_persistent_straggler_has_nothing_ready_until_it_is_done():
+    model = StragglerModel("persistent", 3, ranks=(1,), factor=4.0)
+    assert [model.shards_finished(1, t, 5) for t in range(8)] == [0, 0, 0, 5, 0, 0, 0, 5]
+    assert {model.shards_finished(i, t, 5) for i in (0, 2) for t in range(8)} == {5}
+
+
+@pytest.mark.parametrize("kind", ["none", "bernoulli", "persistent"])
+def test_a_worker_without_shards_finishes_none(kind):
+    model = StragglerModel(kind, 2, p=0.5, ranks=(0,), factor=3.0)
+    assert {model.shards_finished(i, t, 0) for i in range(2) for t in range(50)} == {0}
+    assert model.shard_order(0, 0, 0) == []
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 2**63 - 1), st.integers(0, 1000), st.integers(0, 10**6), st.integers(0, 100))
+def test_the_order_of_shards_is_a_permutation_of_seed_worker_and_round_alone(seed, worker, round_, n_held):
+    order = StragglerModel("none", 1001, seed).shard_order(worker, round_, n_held)
+    assert sorted(order) == list(range(n_held))
+    other = StragglerModel("bernoulli", 2000, seed, p=0.5, ranks=(0,), factor=9.0, link_p=0.5)
+    other.finishes(worker, round_)
+    other.shards_finished(worker, round_, n_held)
+    assert other.shard_order(worker, round_, n_held) == order
+
+
+def test_other_seeds_workers_and_rounds_take_shards_in_another_order():
+    def order(seed, worker, round_):
+        return tuple(StragglerModel("none", 2, seed).shard_order(worker, round_, 30))
+
+    assert len({order(0, 0, 0), order(1, 0, 0), order(0, 1, 0), order(0, 0, 1)}) == 4
+
+
+def test_every_shard_comes_first_equally_often_and_however_many_are_finished():
+    # Else some shards would count more often than others, and coded gradients would be biased.
+    model = StragglerModel("bernoulli", 1, seed=9, p=0.9)
+    orders = np.array([model.shard_order(0, t, 4) for t in range(ROUNDS)])
+    n_finished = np.array([model.shards_finished(0, t, 4) for t in range(ROUNDS)])
+    for chosen in (n_finished >= 0, n_finished == 1, n_finished == 3):
+        n = int(chosen.sum())
+        assert n > ROUNDS / 10
+        for shard in range(4):
+            assert abs(np.mean(orders[chosen, 0] == shard) - 0.25) < five_sigma(0.25, n)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_completion_rates_of_shards_are_the_frequencies_of_the_scripted_model(kind):
+    n_held = np.array([1, 5, 8, 2])
+    model = StragglerModel(kind, 4, seed=11, p=0.6, ranks=(1,), factor=4.0, delay_p=0.4, delay_s=1.0)
+    scripted = model.scripted()
+    rates = model.completion_rates(n_held)
+    np.testing.assert_allclose(scripted.completion_rates(n_held), rates, rtol=1e-15)
+    for worker, held in enumerate(n_held):
+        last = held - 1
+        done = [
+            last in scripted.shard_order(worker, t, held)[: scripted.shards_finished(worker, t, held)]
+            for t in range(ROUNDS)
+        ]
+        assert abs(np.mean(done) - rates[worker]) <= five_sigma(rates[worker])
+
+
+def test_completion_rates_of_shards_by_hand():
+    # Missed with p = 0.4; of 5 shards 0, 1, 2, 3 or 4 are done then, 2 on average: a shard in 2 of 5 cases.
+    rates = StragglerModel("bernoulli", 3, p=0.4).completion_rates(np.array([5, 1, 0]))
+    np.testing.assert_allclose(rates, [0.6 + 0.4 * 2 / 5, 0.6, 0.6], rtol=1e-15)
+    rates = StragglerModel("persistent", 3, p=0.4, ranks=(2,), factor=10.0).completion_rates(np.array([5, 5, 5]))
+    np.testing.assert_allclose(rates, [0.76, 0.76, 0.1], rtol=1e-15)

@@ -88,6 +88,58 @@ def test_every_other_method(method: str, late: str) -> None:
     assert_equals_simulation(experiment(size, topology={"kind": "ring"}, method={"kind": method, "late": late}))
 
 
+PERSISTENT = {"kind": "persistent", "ranks": [0], "factor": 4.0, "p": 0.2}
+
+
+@pytest.mark.mpi(min_size=1)
+@pytest.mark.parametrize("late", ["discard", "partial", "memory", "wait"])
+@pytest.mark.parametrize("mixing", ["stale", "fold"])
+@pytest.mark.parametrize("stragglers", [{}, PERSISTENT], ids=["bernoulli", "persistent"])
+def test_every_late_policy_under_lost_links(late: str, mixing: str, stragglers: dict) -> None:
+    with Session() as session:
+        size = session.size
+    assert_equals_simulation(
+        experiment(
+            size,
+            topology={"kind": "ring"},
+            method={"late": late, "mixing": mixing, "max_age": 2},
+            stragglers=stragglers,
+        )
+    )
+
+
+@pytest.mark.mpi(min_size=1)
+def test_late_policies_end_in_parameters_of_their_own() -> None:
+    # Where they did not, the comparison with the simulator would say nothing about them.
+    with Session() as session:
+        ends = []
+        for late in ("discard", "partial", "memory", "wait"):
+            raw = experiment(session.size, topology={"kind": "ring"}, method={"late": late, "weights": "plain"})
+            outcome = train(parse_config(raw), session)
+            if outcome is not None:
+                ends.append(outcome.stacked_params)
+    for place, one in enumerate(ends):
+        for other in ends[:place]:
+            assert np.abs(one - other).max() > 1e-6
+
+
+@pytest.mark.mpi(min_size=1)
+@pytest.mark.parametrize("late", ["partial", "memory"])
+@pytest.mark.parametrize(
+    "tables",
+    [
+        {"data": {"source": "digits"}, "objective": {"kind": "softmax"}},
+        {"placement": {"kind": "uncoded"}, "data": {"shards": 40}},
+        {"placement": {"kind": "cyclic"}, "step": {"kind": "decreasing", "size": 0.5, "tau": 10.0}},
+    ],
+    ids=["softmax", "forty uncoded shards", "cyclic with a decreasing step"],
+)
+def test_late_policies_with_other_objectives_and_placements(late: str, tables: dict) -> None:
+    with Session() as session:
+        size = session.size
+    assert_equals_simulation(experiment(size, **{"topology": {"kind": "complete"}, "method": {"late": late}, **tables}))
+
+
 @pytest.mark.mpi(min_size=1)
 @pytest.mark.parametrize(
     "tables",

@@ -10,6 +10,7 @@ import pytest
 
 from goco_mpi.config import parse_config
 from goco_mpi.core import topology
+from goco_mpi.core.events import NONE, EventLog
 from goco_mpi.core.methods import METHODS
 from goco_mpi.core.objectives import LeastSquares, WeightedRows
 from goco_mpi.core.schedules import StepSchedule
@@ -92,7 +93,10 @@ def check(outcome: Outcome, raw: dict[str, Any], size: int) -> None:
         assert row["missed"] <= row["rounds"] * degree
         assert row["suspected"] <= row["missed"]
         # A gradient ends in a round; the one that the end of the run cut short has none.
-        assert row["gradients"] + row["late_gradients"] <= row["rounds"] + 1
+        assert row["gradients"] + row["partial_gradients"] + row["late_gradients"] <= row["rounds"] + 1
+        assert row["partial_gradients"] == 0 or config.method.late == "partial"
+        assert row["repeated"] == 0 or config.method.late == "memory"
+        assert row["gradients"] + row["partial_gradients"] + row["repeated"] <= row["rounds"] + 1
         assert 0.0 <= row["compute_s"] + row["wait_s"] <= row["wall_s"]
 
 
@@ -120,10 +124,10 @@ def test_a_slow_rank_gives_few_gradients_and_the_others_go_on(
     assert late["gradients"] >= 1  # late ones are used all the same
     # In the middle of a gradient it goes on gossiping: most of its rounds bring none.
     assert late["rounds"] > 1.5 * (late["gradients"] + late["late_gradients"])
-    for row in fast:
-        assert row["gradients"] + row["jumped"] >= 80 // 2
-        # Whoever waited for the slow rank would have as many as it has.
-        assert late["gradients"] <= row["gradients"] / 2
+    # Of most: one that a busy machine holds up for a tenth of a second is a slow one, too.
+    assert np.median([row["gradients"] + row["jumped"] for row in fast]) >= 80 // 2
+    # Whoever waited for the slow rank would have as many as it has.
+    assert late["gradients"] <= np.median([row["gradients"] for row in fast]) / 2
     assert outcome.history[-1]["loss"] < 0.5 * outcome.history[0]["loss"]
 
 
@@ -142,6 +146,79 @@ def test_without_deadlines_everybody_waits_for_the_slow_rank(session: Session) -
     if outcome is not None:
         for row in outcome.ranks:
             assert (row["gradients"], row["rounds"], row["missed"], row["jumped"]) == (15, 15, 0, 0)
+
+
+@pytest.mark.mpi(min_size=2)
+def test_who_waits_for_late_gradients_has_all_of_them(session: Session) -> None:
+    # Whatever deadlines are given: they are not those of this policy.
+    outcome = run(
+        session,
+        experiment(
+            session.size,
+            rounds=15,
+            method={"late": "wait"},
+            deadline={"compute_s": 0.0, "gossip_s": 0.0},
+            stragglers={"kind": "slow", "ranks": [0], "factor": 5.0, "work_s": 1e-3},
+        ),
+    )
+    if outcome is not None:
+        for row in outcome.ranks:
+            assert (row["gradients"], row["rounds"], row["late_gradients"], row["missed"]) == (15, 15, 0, 0)
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("compute_s", ["auto", 4e-3])
+def test_a_slow_rank_with_a_memory_steps_along_its_last_gradient_meanwhile(
+    session: Session, compute_s: float | str
+) -> None:
+    outcome = run(
+        session,
+        experiment(
+            session.size,
+            rounds=100,
+            method={"late": "memory"},
+            deadline={"compute_s": compute_s, "gossip_s": 1e-3},
+            stragglers={"kind": "slow", "ranks": [0], "factor": 10.0, "work_s": 2e-3},
+        ),
+    )
+    if outcome is None:
+        return
+    slow = outcome.ranks[0]
+    assert slow["gradients"] >= 2
+    assert slow["late_gradients"] <= 1  # none is dropped at the deadline; the last may be, by the end
+    assert slow["repeated"] >= slow["gradients"]  # a gradient lasts many rounds of the others
+    # But for the rounds before its first gradient is there, every step of its is along one.
+    steps = slow["gradients"] + slow["repeated"]
+    assert outcome.events is not None
+    first = np.flatnonzero(outcome.events[0][:, 1] >= 0)[0]
+    assert slow["rounds"] - first <= steps <= slow["rounds"] - first + 1
+    assert outcome.history[-1]["loss"] < 0.5 * outcome.history[0]["loss"]
+
+
+@pytest.mark.mpi(min_size=1)
+def test_shards_that_a_slow_rank_has_finished_by_the_deadline_count(session: Session) -> None:
+    # Its gradient lasts 100 ms, spread over at least 4 shards, and the deadline comes after 60: some are
+    # finished, and never all.
+    outcome = run(
+        session,
+        experiment(
+            session.size,
+            rounds=25,
+            data={"shards": 8 * session.size},
+            method={"late": "partial"},
+            deadline={"compute_s": 60e-3, "gossip_s": INF},
+            stragglers={"kind": "slow", "ranks": [0], "factor": 100.0, "work_s": 1e-3},
+        ),
+    )
+    if outcome is None:
+        return
+    slow = outcome.ranks[0]
+    assert slow["gradients"] == 0
+    assert slow["partial_gradients"] >= 20
+    assert slow["partial_gradients"] + slow["late_gradients"] == 25
+    for row in outcome.ranks[1:]:
+        assert row["gradients"] >= 20
+    assert outcome.history[-1]["loss"] < outcome.history[0]["loss"]
 
 
 @pytest.mark.mpi(min_size=1)
@@ -178,8 +255,9 @@ def test_nobody_waits_with_a_gossip_deadline_of_zero(session: Session, mixing: s
 
 
 @pytest.mark.mpi(min_size=1)
-def test_no_gradient_meets_a_compute_deadline_of_zero(session: Session) -> None:
-    outcome = run(session, experiment(session.size, deadline={"compute_s": 0.0}))
+@pytest.mark.parametrize("late", ["discard", "partial"])
+def test_no_gradient_meets_a_compute_deadline_of_zero(session: Session, late: str) -> None:
+    outcome = run(session, experiment(session.size, deadline={"compute_s": 0.0}, method={"late": late}))
     if outcome is not None:
         assert [row["gradients"] for row in outcome.ranks] == [0] * session.size
         assert not outcome.stacked_params.any()
@@ -343,23 +421,27 @@ class ScriptedExchange(Exchange):
 
 
 def loop_over(
-    exchange: Exchange, n_rounds: int = 10, step: float = 0.1, stop: StopConfig | None = None, **options: Any
+    exchange: Exchange,
+    n_rounds: int = 10,
+    step: float = 0.1,
+    stop: StopConfig | None = None,
+    stragglers: StragglerModel | None = None,
+    **options: Any,
 ) -> RoundLoop:
     """Return the loop of one rank that minimises |x|^2 / 2 + |x - 1|^2 / 2, in two dimensions."""
     rows = WeightedRows(np.eye(2), np.ones(2), np.ones(2), 1.0)
     share = ModelShare(LeastSquares(2, l2=1.0), rows, rows, [1, 1], [0.5, 0.5], rows)
     return RoundLoop(
-        work=GradientWork(0, share, StragglerModel("none", 1), options.get("late", "discard")),
+        work=GradientWork(0, share, stragglers or StragglerModel("none", 1), options.get("late", "discard")),
         method=METHODS["goco"],
         exchange=exchange,
         step_size=StepSchedule(step, None),
-        compute_deadline=Deadline(INF, 1.0),
         n_rounds=n_rounds,
         snapshots=Snapshots(every=2),
         stopping=Stopping(stop or StopConfig(), exchange, share.loss),
         progress=lambda round_: None,
         start=np.zeros(2),
-        **{"late": "discard", **options},
+        **{"late": "discard", "compute_deadline": Deadline(INF, 1.0), **options},
     )
 
 
@@ -386,6 +468,89 @@ def test_a_rank_that_falls_behind_in_its_gradient_takes_part_in_the_newest_round
     loop.run()
     # Once with its unchanged vector, once with the gradient, and only then past it.
     assert exchange.offered == [5, 5, 6, 7, 8, 9]
+
+
+class HearingExchange(ScriptedExchange):
+    """Hears of a newer round between two blocks of a gradient: in the n-th look, by script."""
+
+    def __init__(self, heard_in_look: dict[int, int]) -> None:
+        super().__init__({})
+        self.heard_in_look = heard_in_look
+        self.n_looks = 0
+
+    def drain(self) -> None:
+        self.newest_round = self.heard_in_look.get(self.n_looks, self.newest_round)
+        self.n_looks += 1
+
+
+@pytest.mark.parametrize(("late", "repeated"), [("discard", 0), ("memory", 1)])
+def test_with_a_memory_interim_rounds_step_along_the_last_gradient(late: str, repeated: int) -> None:
+    # One block a gradient. The third is under way, in round 2, when the neighbours are heard in round 6.
+    exchange = HearingExchange({2: 6})
+    events = EventLog(degree=0)
+    loop = loop_over(exchange, late=late, events=events)
+    assert not loop.run()
+    assert exchange.offered == [0, 1, 6, 6, 7, 8, 9]
+    assert (loop.counts.gradients, loop.counts.late_gradients, loop.counts.repeated) == (6, 0, repeated)
+    # Step 2 is the interim one; step 3 is along the gradient that was begun before it.
+    interim = 1 if late == "memory" else NONE
+    assert events.events().points.tolist() == [0, 1, interim, 2, 4, 5, 6, NONE]
+
+
+EVERY_THIRD = StragglerModel("persistent", 1, ranks=(0,), factor=3.0)
+"""Finishes its gradients in the rounds 2, 5 and 8 only."""
+
+
+@pytest.mark.parametrize(
+    ("late", "counts", "points"),
+    [
+        ("discard", (3, 0, 7, 0), [NONE, NONE, 2, NONE, NONE, 5, NONE, NONE, 8, NONE]),
+        ("partial", (3, 0, 7, 0), [NONE, NONE, 2, NONE, NONE, 5, NONE, NONE, 8, NONE]),
+        ("memory", (3, 0, 7, 5), [NONE, NONE, 2, 2, 2, 5, 5, 5, 8, 8]),
+        ("wait", (10, 0, 0, 0), list(range(10))),
+    ],
+)
+def test_what_a_scripted_straggler_counts(late: str, counts: tuple[int, int, int, int], points: list[int]) -> None:
+    events = EventLog(degree=0, n_shards=2 if late == "partial" else 0)
+    loop = loop_over(ScriptedExchange({}), late=late, stragglers=EVERY_THIRD, events=events)
+    assert not loop.run()
+    found = loop.counts
+    assert (found.gradients, found.partial_gradients, found.late_gradients, found.repeated) == counts
+    assert events.events().points.tolist() == [*points, NONE]
+
+
+def test_what_random_stragglers_count_where_finished_shards_do() -> None:
+    stragglers = StragglerModel("bernoulli", 1, seed=2, p=0.7)
+    events = EventLog(degree=0, n_shards=2)
+    loop = loop_over(ScriptedExchange({}), n_rounds=40, late="partial", stragglers=stragglers, events=events)
+    assert not loop.run()
+    finished = [stragglers.shards_finished(0, round_, 2) for round_ in range(40)]
+    found = loop.counts
+    expected = tuple(finished.count(n) for n in (2, 1, 0))
+    assert min(expected) > 0  # the script has something of everything
+    assert (found.gradients, found.partial_gradients, found.late_gradients) == expected
+    taken_down = events.events()
+    assert [len(taken_down.finished_shards(step) or []) for step in range(40)] == finished
+
+
+@pytest.mark.parametrize(
+    ("late", "counts"),
+    [("discard", (0, 0, 10, 0)), ("partial", (0, 0, 10, 0)), ("memory", (5, 0, 0, 4))],
+)
+def test_what_a_deadline_of_zero_leaves(late: str, counts: tuple[int, int, int, int]) -> None:
+    exchange = ScriptedExchange({})
+    loop = loop_over(exchange, late=late, compute_deadline=Deadline(0.0, 1.0))
+    assert not loop.run()
+    found = loop.counts
+    assert (found.gradients, found.partial_gradients, found.late_gradients, found.repeated) == counts
+    # With a memory a round ends at each deadline, and the gradient is gone on with: two rounds a gradient.
+    assert exchange.offered == list(range(10))
+
+
+def test_a_memory_that_is_two_rounds_old_still_descends() -> None:
+    loop = loop_over(ScriptedExchange({}), n_rounds=400, late="memory", compute_deadline=Deadline(0.0, 1.0))
+    assert not loop.run()
+    np.testing.assert_allclose(loop.params, 0.5, rtol=1e-12)
 
 
 def test_nothing_more_is_sent_once_the_neighbours_are_through() -> None:

@@ -6,12 +6,14 @@ import os
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from mpi4py import MPI
 
 from goco_mpi.config import parse_config
+from goco_mpi.engine import session as session_module
 from goco_mpi.engine.session import Session
 from goco_mpi.engine.train import train
 from goco_mpi.errors import GocoError, InputError, RunError
@@ -127,6 +129,44 @@ def test_the_polite_barrier_waits_for_all(session: Session) -> None:
         session.barrier()
     finally:
         window.Free()
+
+
+@pytest.mark.mpi(min_size=1)
+def test_the_clock_offset_is_how_far_a_clock_is_ahead_of_rank_zeros(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Clocks that differ by much more than any answer takes, ahead and behind.
+    ahead = 1e6 * session.rank * (-1) ** session.rank
+    shifted = SimpleNamespace(perf_counter=lambda: time.perf_counter() + ahead, sleep=time.sleep)
+    monkeypatch.setattr(session_module, "time", shifted)
+    monkeypatch.setattr(session, "host", f"node{session.rank}")
+    start = time.perf_counter()
+    offset = session.clock_offset()
+    lasted = time.perf_counter() - start
+    # The truth lies between asking and the answer, so the error is at most half of what that took.
+    assert offset == pytest.approx(ahead, abs=lasted + 1e-6)
+    assert session.comm.bcast(offset) == 0.0
+
+
+@pytest.mark.mpi(min_size=2)
+def test_the_quickest_answer_tells_the_clock_offset(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Asked and answered at these times, and rank 0 answers at 100 always: only the second was quick.
+    asked_and_answered = [(0.0, 90.0), (30.0, 31.0), (40.0, 43.0)]
+    times = iter([moment for trial in asked_and_answered for moment in trial])
+    clock = (lambda: 100.0) if session.rank == 0 else (lambda: next(times))
+    monkeypatch.setattr(session_module, "time", SimpleNamespace(perf_counter=clock, sleep=time.sleep))
+    monkeypatch.setattr(session, "host", f"node{session.rank}")
+    offset = session.clock_offset(n_trials=3)
+    assert offset == (0.0 if session.rank == 0 else 30.5 - 100.0)
+    assert session.rank == 0 or next(times, None) is None
+
+
+@pytest.mark.mpi(min_size=1)
+def test_ranks_on_rank_zeros_node_have_its_clock(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    # No measurement says so as well as that.
+    away = session.size > 2 and session.rank == session.size - 1
+    monkeypatch.setattr(session, "host", "another" if away else "node")
+    assert (session.clock_offset() == 0.0) != away
 
 
 @pytest.mark.mpi(min_size=2)

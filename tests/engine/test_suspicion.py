@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
 from goco_mpi.engine.suspicion import MOST_PATIENCE, TRUSTED_AFTER, Suspicion
 
 IN_TIME, LATE = False, True
@@ -110,3 +113,45 @@ def test_a_recovered_rank_is_waited_for_within_five_rounds() -> None:
         rounds += 1
         suspicion.judge(100 + rounds, IN_TIME, missed=False)
     assert rounds <= 5
+
+
+SPELLS = st.lists(
+    st.tuples(
+        st.sampled_from(["in time", "late", "late in pace", "gone silent"]), st.integers(1, 2 * TRUSTED_AFTER + 1)
+    ),
+    max_size=14,
+)
+"""What a neighbour does, and for how many rounds."""
+
+
+@settings(max_examples=400, deadline=None)
+@given(spells=SPELLS, start=st.integers(0, 3))
+@example(spells=[("late", 1), ("in time", 4), ("late", 1), ("late in pace", 7)], start=0)
+@example(
+    spells=[("late", 1), ("late in pace", 3), ("late", 1), ("in time", 4), ("late", 1), ("late in pace", 7)], start=0
+)
+@example(spells=[("in time", 7), ("gone silent", 1), ("in time", 7), ("late", 2), ("in time", 3)], start=0)
+def test_not_judging_a_settled_neighbour_that_is_in_time_changes_no_later_answer(
+    spells: list[tuple[str, int]], start: int
+) -> None:
+    always, skipping = Suspicion(), Suspicion()
+    round_, heard, n_skipped = 0, start - 1, 0
+    for spell, n_rounds in spells:
+        for _ in range(n_rounds):
+            if spell == "in time":
+                heard = max(heard + 1, round_)
+            elif spell == "late in pace":
+                heard = max(heard, min(heard + 1, round_ - 1))
+            elif spell == "late":  # something newer, now and then
+                heard = max(heard, min(heard + round_ % 2, round_ - 1))
+            late = heard < round_
+            # The exchange waits for whom it does not suspect.
+            always.judge(heard, late, missed=late and not always.suspect)
+            if late or not skipping.settled:
+                skipping.judge(heard, late, missed=late and not skipping.suspect)
+            else:
+                n_skipped += 1
+            assert skipping.suspect == always.suspect
+            round_ += 1
+    if [spell for spell, _ in spells] == ["in time"] and spells[0][1] > TRUSTED_AFTER:
+        assert n_skipped == spells[0][1] - TRUSTED_AFTER  # it does spare something

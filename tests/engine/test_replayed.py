@@ -1,0 +1,364 @@
+"""Real asynchronous runs, computed once more from their events: they did what the equations say."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import os
+import signal
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from goco_mpi.config import parse_config
+from goco_mpi.core.events import NONE
+from goco_mpi.engine.session import Session
+from goco_mpi.engine.train import train
+from goco_mpi.errors import RunError
+from goco_mpi.experiment import lay_out
+from goco_mpi.record import Outcome, read_run, write_run
+from goco_mpi.replay import TOLERANCE, replay
+from goco_mpi.schema import RunConfig
+
+INF = math.inf
+
+
+def experiment(size: int, **tables: Any) -> RunConfig:
+    raw: dict[str, Any] = {
+        "seed": 7,
+        "rounds": 60,
+        "data": {"source": "breast_cancer", "partition": "by_label", "shards": 8, "standardize": True},
+        "objective": {"kind": "logistic", "l2": 1e-2},
+        "topology": {"kind": "ring"},
+        "placement": {"replication": min(2, size)},
+        "stragglers": {"work_s": 5e-4},
+        # A round's number counts, too: the step depends on it.
+        "step": {"kind": "auto", "tau": 100.0},
+        "record": {"every": 20},
+    }
+    for name, value in tables.items():
+        raw[name] = {**raw.get(name, {}), **value} if isinstance(value, dict) else value
+    return parse_config(raw)
+
+
+@contextlib.contextmanager
+def recorded(config: RunConfig, outcome: Outcome) -> Iterator[Path]:
+    """Write a run directory for as long as it is looked at."""
+    with tempfile.TemporaryDirectory() as directory:
+        out = Path(directory) / "run"
+        write_run(out, config, {}, outcome, force=False)
+        yield out
+
+
+def differences(config: RunConfig, outcome: Outcome) -> np.ndarray:
+    with recorded(config, outcome) as out:
+        return replay(read_run(out)).differences
+
+
+def run_and_replay(
+    session: Session, config: RunConfig, progress: Callable[[int], None] = lambda round_: None
+) -> Outcome | None:
+    """Run, and check on rank 0 that the replay ends in every rank's parameters."""
+    outcome = train(config, session, progress)
+    if outcome is None:
+        return None
+    assert TOLERANCE == 1e-12
+    found = differences(config, outcome)
+    assert found.shape == (session.size,)
+    assert (found <= TOLERANCE).all(), found
+    # The comparison is worth something only if the rounds moved the parameters.
+    if any(row["gradients"] + row["partial_gradients"] for row in outcome.ranks):
+        assert np.abs(outcome.stacked_params).max() > 1e-3
+    assert outcome.events is not None
+    for row, table in zip(outcome.ranks, outcome.events, strict=True):
+        assert len(table) == row["rounds"] + 1  # and the goodbye
+        used = row["gradients"] + row["partial_gradients"] + row["repeated"]
+        # The end of a run leaves a gradient unused.
+        assert used - 1 <= (table[:, 1] != NONE).sum() <= used
+    return outcome
+
+
+SLOW = {"kind": "slow", "ranks": [0], "factor": 10.0, "work_s": 1e-3}
+DELAYS = {"kind": "delays", "delay_p": 0.2, "delay_s": 4e-3, "work_s": 5e-4}
+
+
+@pytest.mark.mpi(min_size=1)
+@pytest.mark.parametrize("late", ["discard", "partial", "memory"])
+@pytest.mark.parametrize("mixing", ["stale", "fold"])
+@pytest.mark.parametrize("stragglers", [SLOW, DELAYS], ids=["slow", "delays"])
+def test_stragglers_under_every_policy_and_mixing_rule(
+    session: Session, late: str, mixing: str, stragglers: dict[str, Any]
+) -> None:
+    method = {"late": late, "mixing": mixing}
+    outcome = run_and_replay(session, experiment(session.size, method=method, stragglers=stragglers))
+    if outcome is not None and stragglers is SLOW and session.size > 1:
+        slow = outcome.ranks[0]
+        assert slow["rounds"] > slow["gradients"]  # the run was not a synchronous one
+        if late == "memory":
+            assert slow["repeated"] > 0
+
+
+@pytest.mark.mpi(min_size=1)
+@pytest.mark.parametrize("late", ["discard", "partial", "memory"])
+@pytest.mark.parametrize(
+    "deadline",
+    [
+        {"gossip_s": 0.0},
+        {"compute_s": 0.0},
+        {"compute_s": 0.0, "gossip_s": 0.0},
+        {"compute_s": 3e-3, "gossip_s": 1e-3},
+    ],
+    ids=["gossip 0", "compute 0", "both 0", "short"],
+)
+def test_short_deadlines_under_every_policy(session: Session, late: str, deadline: dict[str, float]) -> None:
+    stragglers = {**SLOW, "work_s": 4e-4}
+    outcome = run_and_replay(
+        session, experiment(session.size, method={"late": late}, deadline=deadline, stragglers=stragglers)
+    )
+    if outcome is not None and deadline.get("compute_s") == 0.0 and late == "memory":
+        # It carries on with a gradient over its deadlines, so that there are some nevertheless.
+        assert sum(row["gradients"] for row in outcome.ranks) > 0
+
+
+@pytest.mark.mpi(min_size=1)
+@pytest.mark.parametrize("method", [{"late": "wait"}, {"kind": "dgd"}, {"kind": "allreduce"}], ids=str)
+def test_other_methods(session: Session, method: dict[str, Any]) -> None:
+    run_and_replay(session, experiment(session.size, method=method, stragglers={**SLOW, "factor": 3.0}))
+
+
+@pytest.mark.mpi(min_size=1)
+@pytest.mark.parametrize("mixing", ["stale", "fold"])
+@pytest.mark.parametrize("kind", ["star", "complete", "exponential"])
+def test_lost_links_other_graphs_and_a_short_memory(session: Session, kind: str, mixing: str) -> None:
+    if session.size == 1:
+        kind = "ring"
+    stragglers = {"kind": "slow", "ranks": [session.size - 1], "factor": 6.0, "work_s": 1e-3, "link_p": 0.3}
+    run_and_replay(
+        session,
+        experiment(
+            session.size,
+            topology={"kind": kind},
+            method={"mixing": mixing, "max_age": 1, "weights": "paper"},
+            stragglers=stragglers,
+        ),
+    )
+
+
+@pytest.mark.mpi(min_size=1)
+def test_more_shards_than_fit_one_word(session: Session) -> None:
+    config = experiment(
+        session.size,
+        data={"shards": 40 * session.size},
+        placement={"kind": "uncoded"},
+        method={"late": "partial"},
+        deadline={"compute_s": 2e-3, "gossip_s": 1e-3},
+        stragglers={"kind": "delays", "work_s": 4e-3},
+    )
+    outcome = run_and_replay(session, config)
+    if outcome is not None:
+        assert sum(row["partial_gradients"] for row in outcome.ranks) > 0
+
+
+@pytest.mark.mpi(min_size=1)
+@pytest.mark.parametrize("late", ["discard", "partial", "memory"])
+@pytest.mark.parametrize(
+    "stop", [{"target_loss": 0.3}, {"gradient_norm": 0.3}, {"time_limit_s": 0.1}], ids=lambda stop: next(iter(stop))
+)
+def test_runs_that_were_stopped(session: Session, stop: dict[str, float], late: str) -> None:
+    config = experiment(
+        session.size, rounds=10**6, stop={"every": 4, **stop}, method={"late": late}, stragglers={**SLOW, "factor": 4.0}
+    )
+    outcome = run_and_replay(session, config)
+    if outcome is not None:
+        assert outcome.stopped_by == next(iter(stop))
+
+
+@pytest.mark.mpi(min_size=1)
+def test_runs_with_a_progress_thread(session: Session) -> None:
+    run_and_replay(session, experiment(session.size, deadline={"progress_thread": True}, stragglers=SLOW))
+
+
+BEFORE, FROZEN_FOR = 20, 100
+"""Steps of rank 0 before the last rank is frozen, and until it may go on."""
+
+
+def run_with_a_freeze(session: Session, config: RunConfig) -> tuple[Outcome | None, list[int]]:
+    """Run and replay; rank 0 stops the last rank's process, and lets it go on a hundred rounds later.
+
+    Also return in which round it did either.
+    """
+    victim, keeper = session.size - 1, 0
+    pids = session.comm.allgather(os.getpid())
+    calls = 0
+    rounds: list[int] = []
+
+    def progress(round_: int) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == BEFORE:
+            os.kill(pids[victim], signal.SIGSTOP)
+            rounds.append(round_)
+        elif calls == BEFORE + FROZEN_FOR:
+            rounds.append(round_)
+            os.kill(pids[victim], signal.SIGCONT)
+
+    try:
+        return run_and_replay(session, config, progress if session.rank == keeper else lambda round_: None), rounds
+    finally:
+        if session.rank == keeper:
+            os.kill(pids[victim], signal.SIGCONT)  # whatever went wrong: nobody is left frozen
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("late", ["discard", "partial", "memory"])
+def test_a_rank_that_is_frozen_in_the_middle(session: Session, late: str) -> None:
+    max_age = 5
+    config = experiment(
+        session.size, rounds=400, method={"late": late, "max_age": max_age}, deadline={"gossip_s": 1e-3}
+    )
+    outcome, _ = run_with_a_freeze(session, config)
+    if outcome is None:
+        return
+    assert outcome.events is not None
+    place = lay_out(config, session.size).topology.neighbors(0).index(session.size - 1)
+    used = outcome.events[0][BEFORE : BEFORE + FROZEN_FOR, 2 + place]
+    assert len(used) == FROZEN_FOR
+    # Nothing came of the frozen rank but what was under way, and that became too old: the margin is for that.
+    assert (used == NONE).sum() >= FROZEN_FOR - max_age - 25
+    assert outcome.ranks[0]["missed"] >= FROZEN_FOR - 25
+
+
+@pytest.mark.mpi(min_size=2)
+def test_a_rank_that_wakes_up_does_not_go_through_the_rounds_it_has_missed(session: Session) -> None:
+    # Short messages that came meanwhile wait in a queue of MPI's, the oldest first.
+    config = experiment(session.size, rounds=400, deadline={"gossip_s": 1e-3})
+    outcome, rounds = run_with_a_freeze(session, config)
+    if outcome is None:
+        return
+    assert outcome.events is not None
+    stopped, went_on = rounds
+    assert went_on - stopped >= FROZEN_FOR
+    own = outcome.events[-1][:, 0]
+    # Nobody else was there any more. The first ten it may have gone through before it was frozen.
+    assert ((own > stopped + 10) & (own < went_on - 1)).sum() <= FROZEN_FOR // 5
+
+
+# Altered events are caught.
+
+
+def small_run(session: Session) -> tuple[RunConfig, Outcome | None]:
+    config = experiment(session.size, rounds=30, stragglers={**SLOW, "factor": 3.0})
+    return config, run_and_replay(session, config)
+
+
+Alteration = Callable[[np.ndarray, int], None]
+"""Takes a rank's table and a step of it in which its first neighbour's vector was used."""
+
+
+def no_gradient(table: np.ndarray, step: int) -> None:
+    table[np.flatnonzero(table[:, 1] != NONE)[2], 1] = NONE
+
+
+def an_earlier_gradient(table: np.ndarray, step: int) -> None:
+    table[np.flatnonzero(table[:, 1] != NONE)[2], 1] -= 1
+
+
+def a_gradient_of_the_future(table: np.ndarray, step: int) -> None:
+    table[step, 1] = step + 1
+
+
+def another_round(table: np.ndarray, step: int) -> None:
+    table[np.flatnonzero(table[:, 1] != NONE)[-1] :, 0] += 40
+
+
+def back_in_rounds(table: np.ndarray, step: int) -> None:
+    table[-1, 0] = -1
+
+
+def no_vector(table: np.ndarray, step: int) -> None:
+    table[step, 2] = NONE
+
+
+def an_older_vector(table: np.ndarray, step: int) -> None:
+    table[step, 2] -= 1
+
+
+def a_vector_never_sent(table: np.ndarray, step: int) -> None:
+    table[step, 2] = 10**6
+
+
+def a_vector_after_the_goodbye(table: np.ndarray, step: int) -> None:
+    table[-1, 2] = 0
+
+
+ALONE = [no_gradient, an_earlier_gradient, a_gradient_of_the_future, another_round, back_in_rounds]
+TOGETHER = [no_vector, an_older_vector, a_vector_never_sent, a_vector_after_the_goodbye]
+
+
+@pytest.mark.mpi(min_size=1)
+def test_an_altered_event_is_caught(session: Session) -> None:
+    config, outcome = small_run(session)
+    if outcome is None:
+        return
+    assert outcome.events is not None
+    for alter in ALONE + (TOGETHER if session.size > 1 else []):
+        for rank in {0, session.size - 1}:
+            tables = [table.copy() for table in outcome.events]
+            table = tables[rank]
+            # Half-way, where a vector was used that has a predecessor.
+            steps = np.flatnonzero(table[:, 2] > 0) if session.size > 1 else np.arange(2, len(table) - 1)
+            alter(table, int(steps[len(steps) // 2]))
+            # Written anew, so that the checksum is that of the altered tables.
+            try:
+                found = differences(config, dataclasses.replace(outcome, events=tables))
+            except RunError as error:
+                assert "events" in str(error)
+            else:
+                assert found.max() > TOLERANCE, (alter.__name__, rank)
+
+
+@pytest.mark.mpi(min_size=1)
+def test_events_that_do_not_belong_to_the_run_are_refused(session: Session) -> None:
+    config, outcome = small_run(session)
+    if outcome is None:
+        return
+    assert outcome.events is not None
+    tables = [table.copy() for table in outcome.events]
+    tables[0][1, 0] += 1
+    with recorded(config, outcome) as out, recorded(config, dataclasses.replace(outcome, events=tables)) as other:
+        (other / "events.npz").replace(out / "events.npz")
+        with pytest.raises(RunError, match="checksum"):
+            replay(read_run(out))
+
+
+@pytest.mark.mpi(min_size=1)
+def test_parameters_that_the_run_did_not_end_in_are_found(session: Session) -> None:
+    config, outcome = small_run(session)
+    if outcome is None:
+        return
+    culprit = session.size - 1
+    params = outcome.stacked_params.copy()
+    params[culprit, 3] += 1e-9 * np.abs(params[culprit]).max()
+    with recorded(config, dataclasses.replace(outcome, stacked_params=params)) as out:
+        found = replay(read_run(out))
+    assert not found.agrees
+    assert (found.differences > TOLERANCE).tolist() == [rank == culprit for rank in range(session.size)]
+
+
+@pytest.mark.mpi(min_size=1)
+def test_a_record_has_one_row_a_step_and_only_neighbours(session: Session) -> None:
+    config, outcome = small_run(session)
+    if outcome is None:
+        return
+    graph = lay_out(config, session.size).topology
+    assert outcome.events is not None
+    for rank, table in enumerate(outcome.events):
+        assert table.dtype == np.int32
+        assert table.shape[1] == 2 + len(graph.neighbors(rank))
+        assert (table[-1, 1:] == NONE).all()
+        assert (np.diff(table[:, 0]) >= 0).all()
