@@ -5,6 +5,8 @@ from hypothesis import strategies as st
 
 from goco_mpi.core import topology
 from goco_mpi.core.events import NONE, EventLog, Events
+from goco_mpi.core.gossip import Mixing
+from goco_mpi.core.methods import METHODS, Place
 from goco_mpi.core.replay import replay_allreduce, replay_gossip
 from goco_mpi.core.shares import Share
 from goco_mpi.errors import RunError
@@ -59,7 +61,7 @@ class Worker:
         self.vector = None  # between sending and mixing
         self.gradient = None  # (point, shards, value) that later steps may use again
         self.chosen = (NONE, [])  # what the step under way uses
-        self.last_used = {}
+        self.newest = {}  # step of each neighbour's newest message that has come
 
 
 class Network:
@@ -68,9 +70,9 @@ class Network:
     Its vectors follow from the equations as they stand, and everything that decided them is taken down.
     """
 
-    def __init__(self, graph, seed, n_shards=3, partial=False, age_limit=6, n_steps=10, synchronous=False):
+    def __init__(self, graph, seed, n_shards=3, partial=False, max_age=6, n_steps=10):
         self.rng = rng = np.random.default_rng(seed)
-        self.graph, self.age_limit, self.partial, self.synchronous = graph, age_limit, partial, synchronous
+        self.graph, self.max_age, self.partial = graph, max_age, partial
         n = graph.n_workers
         self.start = rng.standard_normal(N_PARAMS)
         self.shares = [Wavy(100 * seed + i, n_shards) for i in range(n)]
@@ -117,36 +119,38 @@ class Network:
         worker.sent.append((worker.round, worker.vector))
 
     def mix(self, i, worker):
-        used, x = [], worker.vector.copy()
+        newest, x = [], worker.vector.copy()
         for j, weight in zip(self.neighbors[i], self.weights[i], strict=True):
-            theirs = self.workers[j].sent
-            usable = [
-                s
-                for s in range(worker.last_used.get(j, 0), len(theirs))
-                if worker.round - theirs[s][0] <= self.age_limit
-            ]
-            s = int(self.rng.choice(usable)) if usable and self.rng.random() < 0.8 else NONE
-            used.append(s)
-            if s != NONE:
-                worker.last_used[j] = s
+            theirs, before = self.workers[j].sent, worker.newest.get(j, NONE)
+            arrived = range(max(before, 0), len(theirs))
+            s = int(self.rng.choice(arrived)) if arrived and self.rng.random() < 0.8 else before
+            newest.append(s)
+            worker.newest[j] = s
+            # What has come is taken down, whether it is mixed or too old.
+            if s != NONE and worker.round - theirs[s][0] <= self.max_age:
                 x += weight * (theirs[s][1] - worker.vector)
-        self.logs[i].append(worker.round, worker.chosen[0], used, worker.chosen[1])
+        self.logs[i].append(worker.round, worker.chosen[0], newest, worker.chosen[1])
         worker.x, worker.vector = x, None
 
     def say_goodbye(self, i, worker):
         worker.sent.append((worker.round + 1, worker.x))
         self.logs[i].append(worker.round + 1, NONE, [NONE] * len(self.neighbors[i]))
 
-    def replay(self, events=None, age_limit=None):
+    def replay(self, events=None, max_age=None):
+        n = self.graph.n_workers
         return replay_gossip(
-            self.shares,
-            self.graph,
-            self.weights,
+            METHODS["goco"],
+            [Place(i, n, tuple(self.neighbors[i]), self.shares[i], 1.0) for i in range(n)],
+            [Mixing(weights, self.max_age if max_age is None else max_age) for weights in self.weights],
             step_size,
-            self.age_limit if age_limit is None else age_limit,
             self.events if events is None else events,
             self.start,
         )
+
+    def mixed(self, i, row, place, step):
+        """Tell whether worker i, in a step of its own, mixes this step's message of a neighbour."""
+        theirs = self.workers[self.neighbors[i][place]].sent
+        return NONE < step < len(theirs) and self.events[i].rounds[row] - theirs[step][0] <= self.max_age
 
     def altered(self, worker, row, column, value):
         """Return the events with one number changed."""
@@ -161,15 +165,17 @@ CASES = st.sampled_from(sorted(GRAPHS))
 
 @settings(max_examples=60, deadline=None)
 @given(CASES, SEEDS, st.booleans(), st.sampled_from([1, 3, 40]), st.sampled_from([0, 2, 50]))
-def test_a_replay_ends_in_the_parameters_of_the_run(name, seed, partial, n_shards, age_limit):
-    network = Network(GRAPHS[name], seed, n_shards, partial, age_limit)
+def test_a_replay_ends_in_the_parameters_of_the_run(name, seed, partial, n_shards, max_age):
+    network = Network(GRAPHS[name], seed, n_shards, partial, max_age)
     assert np.abs(network.params).max() > 1e-3
     np.testing.assert_allclose(network.replay(), network.params, rtol=1e-12, atol=1e-14)
 
 
 def test_the_networks_of_these_tests_have_everything_that_a_run_can_have():
     # Lest a change of them leaves the tests empty: what follows must all occur.
-    found = dict.fromkeys(["stale", "newer", "again", "old point", "none", "same round", "jump", "goodbye used"], 0)
+    found = dict.fromkeys(
+        ["stale", "too old", "newer", "again", "old point", "none", "same round", "jump", "goodbye used"], 0
+    )
     for seed in range(5):
         network = Network(GRAPHS["complete"], seed)
         for i, events in enumerate(network.events):
@@ -185,6 +191,7 @@ def test_the_networks_of_these_tests_have_everything_that_a_run_can_have():
                 for step, used in enumerate(events.used[:, place]):
                     if used != NONE:
                         found["stale"] += int(theirs[used] < rounds[step])
+                        found["too old"] += int(theirs[used] < rounds[step] - network.max_age)
                         found["newer"] += int(theirs[used] > rounds[step])
                         found["goodbye used"] += int(used == len(theirs) - 1)
     assert min(found.values()) > 0, found
@@ -207,7 +214,7 @@ def test_synchronous_rounds_are_steps_of_gossip_as_matrices():
             log.append(t, t, [t, t])
     for log in logs:
         log.append(n_rounds, NONE, [NONE, NONE])
-    found = network.replay([log.events() for log in logs], age_limit=0)
+    found = network.replay([log.events() for log in logs], max_age=0)
     np.testing.assert_allclose(found, x, rtol=1e-12, atol=1e-14)
 
 
@@ -258,7 +265,8 @@ def test_another_used_step_is_noticed(name, seed, partial, data):
     value = data.draw(st.integers(-3, len(sent) + 1).filter(lambda value: value != was))
     own = network.workers[i].sent[row][1]
     if NONE <= value < len(sent) and row < len(network.events[i].table) - 1:
-        before, after = (0.0 * own if step == NONE else sent[step] - own for step in (was, value))
+        # Too old is as good as not there: it is taken down and not mixed.
+        before, after = (sent[step] - own if network.mixed(i, row, place, step) else 0.0 * own for step in (was, value))
         if np.abs(after - before).max() < 1e-6:
             return  # equal vectors are no difference: a worker may send the same twice, or its neighbour's own
     assert_noticed(network, i, row, 2 + place, value)
@@ -311,7 +319,7 @@ def test_shards_without_a_gradient_are_refused():
 
 
 def test_rounds_that_go_back_are_refused():
-    network = Network(GRAPHS["ring"], 3, age_limit=10**6)
+    network = Network(GRAPHS["ring"], 3, max_age=10**6)
     row = int(np.flatnonzero(np.diff(network.events[2].rounds) > 0)[2]) + 1
     before = network.events[2].rounds[row - 1]
     with pytest.raises(RunError, match="rank 2 go back in rounds"):
@@ -327,37 +335,39 @@ def test_a_gradient_from_the_future_is_refused(ahead):
 
 @pytest.mark.parametrize("how", ["beyond the goodbye", "below none"])
 def test_a_vector_that_was_never_sent_is_refused(how):
-    network = Network(GRAPHS["ring"], 4, age_limit=10**6)
+    network = Network(GRAPHS["ring"], 4, max_age=10**6)
     rows = np.flatnonzero(network.events[0].used[:, 1] != NONE)
     value = len(network.events[4].table) if how == "beyond the goodbye" else -2
     for row in rows:
-        with pytest.raises(RunError, match="rank 0 use a vector of rank 4 that it never sent"):
+        with pytest.raises(RunError, match="rank 0 use a message of rank 4 that it never sent"):
             network.replay(network.altered(0, int(row), 3, value))
 
 
 def test_an_older_vector_after_a_newer_one_is_refused():
-    network = Network(GRAPHS["ring"], 4, age_limit=10**6)
+    network = Network(GRAPHS["ring"], 4, max_age=10**6)
     used = network.events[0].used[:, 0]
     rows = np.flatnonzero(used > 0)
     newest = int(used[rows[0]])
-    with pytest.raises(RunError, match=f"rank 0 use an older vector of rank {network.neighbors[0][0]} after a newer"):
+    with pytest.raises(RunError, match=f"rank 0 use an older message of rank {network.neighbors[0][0]} after a newer"):
         network.replay(network.altered(0, int(rows[1]), 2, newest - 1))
 
 
-def test_a_vector_older_than_the_limit_is_refused_and_one_as_old_is_not():
-    network = Network(GRAPHS["ring"], 5, age_limit=6)
+def test_a_message_older_than_the_limit_is_not_mixed_and_one_as_old_is():
+    network = Network(GRAPHS["ring"], 5, max_age=6)
     ages = [
-        events.rounds[s] - network.events[j].rounds[used]
+        int(events.rounds[s] - network.events[j].rounds[used])
         for i, events in enumerate(network.events)
         for place, j in enumerate(network.neighbors[i])
         for s, used in enumerate(events.used[:, place])
         if used != NONE
     ]
-    oldest = int(max(ages))
-    assert oldest > 0
-    np.testing.assert_allclose(network.replay(age_limit=oldest), network.params, rtol=1e-12)
-    with pytest.raises(RunError, match=f"older than {oldest - 1} rounds"):
-        network.replay(age_limit=oldest - 1)
+    assert {5, 6, 7} <= set(ages)
+    scale = np.abs(network.params).max()
+    for max_age in (4, 5, 6, 7, 8):
+        # Nothing lies between an age and the limit just above it.
+        same = not set(ages) & set(range(min(max_age, 6) + 1, max(max_age, 6) + 1))
+        difference = np.abs(network.replay(max_age=max_age) - network.params).max()
+        assert difference <= 1e-12 * scale if same else difference > 1e-6 * scale
 
 
 def pair_of(*rows):
@@ -366,23 +376,23 @@ def pair_of(*rows):
 
 
 def test_steps_that_wait_for_each_other_are_refused():
-    network = Network(GRAPHS["pair"], 0, age_limit=100)
+    network = Network(GRAPHS["pair"], 0, max_age=100)
     # Each mixes its first vector with the other's second, which only comes of that.
     crossed = pair_of([[0, 0, 1], [1, 1, 1]], [[0, 0, 1], [1, 1, 1]])
-    with pytest.raises(RunError, match=r"contradict themselves: step 0 of rank 0 uses a vector that only comes of it"):
+    with pytest.raises(RunError, match=r"contradict themselves: step 0 of rank 0 uses a message that only comes of it"):
         network.replay(crossed)
     possible = pair_of([[0, 0, 0], [1, 1, 1]], [[0, 0, 1], [1, 1, 1]])  # one of them may be ahead
     assert np.isfinite(network.replay(possible)).all()
 
 
 def test_a_ring_of_steps_that_wait_for_each_other_is_refused():
-    network = Network(GRAPHS["ring"], 0, age_limit=100)
+    network = Network(GRAPHS["ring"], 0, max_age=100)
     n = 5
     events = []
     for i in range(n):
         rows = np.full((3, 4), NONE, dtype=np.int32)
         rows[:, 0] = [0, 1, 2]
-        rows[0, 2 + network.neighbors[i].index((i + 1) % n)] = 1  # the right neighbour's second step
+        rows[:-1, 2 + network.neighbors[i].index((i + 1) % n)] = 1  # the right neighbour's second step
         events.append(Events(rows, 2))
     with pytest.raises(RunError, match="contradict themselves"):
         network.replay(events)
@@ -402,8 +412,9 @@ def test_a_missing_row_is_noticed_wherever_it_is():
             rest = list(network.events)
             rest[i] = Events(np.delete(events.table, row, axis=0), events.degree)
             found = outcome(network, rest)
-            used = events.used[row] if row < len(events.table) - 1 else np.array([0])
-            if events.points[row] == NONE and (used == NONE).all() and found is not None:
+            goodbye = row == len(events.table) - 1
+            mixed = [network.mixed(i, row, place, int(used)) for place, used in enumerate(events.used[row])]
+            if events.points[row] == NONE and not (goodbye or any(mixed)) and found is not None:
                 continue  # nothing happened in that step
             assert found is None or np.abs(found - network.params).max() > 1e-11
 

@@ -5,7 +5,9 @@ import pytest
 import scipy.sparse as sp
 
 from goco_mpi.core import encoding, gossip, mixing, objectives, placement, topology
-from goco_mpi.core.methods import METHODS
+from goco_mpi.core.gossip import Mixing, Received
+from goco_mpi.core.methods import METHODS, Gradient, Place
+from goco_mpi.core.methods.running_sums import RUNNING_SUMS
 from goco_mpi.core.objectives import WeightedRows
 from goco_mpi.core.shares import ModelShare
 from goco_mpi.core.simulate import simulate
@@ -42,6 +44,8 @@ class Network:
 
 
 NOBODY_LATE = StragglerModel("none", 6)
+EDGES = [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 0), (0, 3)]
+"""Workers 0 and 3 have more neighbours than the others."""
 
 
 def decreasing(t):
@@ -106,11 +110,10 @@ def naive(net, graph, matrix, stragglers, n_rounds, max_age):
 @pytest.mark.parametrize(("rule", "max_age"), [("fold", 20), ("stale", 0), ("stale", 2), ("stale", 20)])
 def test_lossy_links_and_stragglers_agree_with_a_naive_loop(link_p, rule, max_age):
     net = Network(rates=np.full(6, 0.6))
-    graph = topology.from_edges(6, [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 0), (0, 3)])
+    graph = topology.from_edges(6, EDGES)
     matrix = mixing.metropolis(graph)
     stragglers = StragglerModel("bernoulli", 6, seed=9, p=0.4, link_p=link_p)
-    limit = gossip.age_limit(rule, max_age)
-    x = simulate(net.shares, decreasing, stragglers, 30, mixing_matrix=matrix, age_limit=limit)
+    x = simulate(net.shares, decreasing, stragglers, 30, mixing_matrix=matrix, rule=rule, max_age=max_age)
     # The same additions in another order.
     np.testing.assert_allclose(
         x, naive(net, graph, matrix, stragglers, 30, 0 if rule == "fold" else max_age), rtol=0, atol=1e-12
@@ -122,35 +125,88 @@ def test_stale_and_fold_differ_on_lossy_links():
     matrix = mixing.metropolis(topology.ring(6))
     lossy = StragglerModel("none", 6, link_p=0.5)
     fold, stale = (
-        simulate(net.shares, decreasing, lossy, 30, mixing_matrix=matrix, age_limit=limit) for limit in (0, 20)
+        simulate(net.shares, decreasing, lossy, 30, mixing_matrix=matrix, rule=rule, max_age=20)
+        for rule in ("fold", "stale")
     )
     assert np.abs(fold - stale).max() > 1e-3
 
 
-@pytest.mark.parametrize("name", sorted(METHODS))
-def test_methods_written_as_pure_functions_take_the_same_round(name):
+def take_rounds(net, method, graph, matrix, stragglers, n_rounds, rule="stale", max_age=0, late="discard"):
+    """Drive a method's own functions, worker by worker, over links that lose messages."""
+    places = [Place(i, net.n, graph.neighbors(i), share, share.weight) for i, share in enumerate(net.shares)]
+    mixings = [Mixing(mixing.neighbor_weights(matrix, graph, i), gossip.age_limit(rule, max_age)) for i in range(net.n)]
+    states = [method.start(np.zeros(4), place) for place in places]
+    last = [None] * net.n
+    newest = {}  # (dest, source) -> (round sent, message)
+    for t in range(n_rounds):
+        sent = np.full((net.n, method.message_size(4)), np.nan)
+        for i, state in enumerate(states):
+            if stragglers.finishes(i, t):
+                last[i] = Gradient(net.shares[i].gradient(state.params), state.params.copy())
+            elif late == "discard":
+                last[i] = None
+            method.send(state, last[i], decreasing(t), sent[i])
+        for i in range(net.n):
+            newest |= {(i, j): (t, sent[j]) for j in graph.neighbors(i) if stragglers.arrives(j, i, t)}
+        for i, state in enumerate(states):
+            found = [newest.get((i, j), (0, None)) for j in graph.neighbors(i)]
+            inbox = [Received(message, t - sent_in) for sent_in, message in found]
+            if method.exchange == "allreduce":
+                inbox = [Received(sent.mean(axis=0), 0)]
+            method.receive(state, sent[i], inbox, mixings[i], decreasing(t))
+    return np.array([state.params for state in states])
+
+
+@pytest.mark.parametrize("late", ["discard", "memory"])
+@pytest.mark.parametrize("link_p", [0.0, 0.4])
+@pytest.mark.parametrize(
+    ("name", "rule"), [(name, rule) for name in METHODS for rule in METHODS[name].mixings or ("",)]
+)
+def test_methods_written_as_pure_functions_take_the_same_rounds(name, rule, link_p, late):
     method = METHODS[name]
     net = Network(replication=2 if method.coded else 1, rates=np.full(6, 0.5) if method.coded else None)
-    matrix = mixing.metropolis(topology.ring(6))
-    stragglers = StragglerModel("bernoulli", 6, seed=3, p=0.5)
-    x = np.zeros((6, 4))
-    for t in range(8):
-        sent = np.empty_like(x)
-        for i in range(6):
-            gradient = net.shares[i].gradient(x[i]) if stragglers.finishes(i, t) else None
-            method.local_step(x[i], gradient, decreasing(t), sent[i])
-        exchanged = matrix @ sent if method.exchange == "gossip" else np.tile(sent.mean(axis=0), (6, 1))
-        for i in range(6):
-            method.combine(x[i], exchanged[i], decreasing(t), x[i])
+    graph = topology.complete(6) if name == "table_newton" else topology.from_edges(6, EDGES)
+    matrix = mixing.metropolis(graph)
+    stragglers = StragglerModel("bernoulli", 6, seed=3, p=0.5, link_p=link_p, paired_links=rule == "symmetric")
     expected = simulate(
         net.shares,
         decreasing,
         stragglers,
-        8,
+        30,
         mixing_matrix=matrix if method.exchange == "gossip" else None,
+        method=name,
+        rule=rule,
+        max_age=3,
+        late=late,
     )
+    x = take_rounds(net, RUNNING_SUMS if rule == "running" else method, graph, matrix, stragglers, 30, rule, 3, late)
     assert np.abs(expected).max() > 0.01
-    np.testing.assert_allclose(x, expected, rtol=0, atol=1e-13)
+    np.testing.assert_allclose(x, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", ["push_pull", "exact_diffusion"])
+def test_methods_that_remember_take_the_last_gradient_whatever_the_policy(name):
+    net, matrix = Network(), mixing.metropolis(topology.from_edges(6, EDGES))
+    stragglers = StragglerModel("bernoulli", 6, seed=3, p=0.5)
+    discard, memory = (
+        simulate(net.shares, decreasing, stragglers, 20, mixing_matrix=matrix, method=name, rule="fold", late=late)
+        for late in ("discard", "memory")
+    )
+    np.testing.assert_allclose(discard, memory, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("rule", ["symmetric", "running"])
+def test_rules_that_conserve_the_average_do_so_under_lost_links(rule):
+    # Everyone's vector is its own after one step; from then on there are no more, and messages are lost all the time.
+    net, matrix = Network(), mixing.metropolis(topology.from_edges(6, EDGES))
+    lossy = StragglerModel("none", 6, link_p=0.5, paired_links=rule == "symmetric")
+    ends = [
+        simulate(net.shares, lambda t: float(t == 0), lossy, 400, mixing_matrix=chosen, rule=rule)
+        for chosen in (matrix, sp.eye_array(6).tocsr())
+    ]
+    mean = ends[1].mean(axis=0)  # nobody has mixed
+    assert np.abs(ends[1] - mean).max() > 0.1
+    np.testing.assert_allclose(ends[0], np.tile(mean, (6, 1)), rtol=0, atol=1e-10)
 
 
 def test_error_contracts_by_the_factor_of_gradient_descent_every_round():
@@ -326,7 +382,7 @@ def test_memory_repeats_each_workers_last_gradient(stragglers):
             ]
         )
     assert n_repeated > 20
-    found = simulate(net.shares, decreasing, stragglers, 20, mixing_matrix=matrix, age_limit=3, late="memory")
+    found = simulate(net.shares, decreasing, stragglers, 20, mixing_matrix=matrix, max_age=3, late="memory")
     np.testing.assert_allclose(found, x, rtol=0, atol=1e-12)
 
 

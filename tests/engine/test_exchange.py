@@ -38,13 +38,20 @@ def gossip(
     neighbors: Sequence[int],
     deadline_s: float,
     n_params: int = 3,
-    age_limit: int = 20,
     arrives: Callable[[int, int], bool] = lambda source, round_: True,
 ) -> GossipExchange:
-    weights = np.array([0.5 / len(neighbors) / (1 + place) for place in range(len(neighbors))])
-    return GossipExchange(
-        session.comm, neighbors, weights, n_params, age_limit, Deadline(deadline_s, 1.0), POLL_S, arrives
-    )
+    return GossipExchange(session.comm, neighbors, n_params, Deadline(deadline_s, 1.0), POLL_S, arrives)
+
+
+def say_goodbye(exchange: Exchange, round_: int, params: np.ndarray, failed: bool = False) -> None:
+    exchange.blank()[:] = params
+    exchange.close(round_, round_, failed, LIMIT_S)
+
+
+def heard(exchange: Exchange, round_: int) -> list[np.ndarray]:
+    """Return what has come of the neighbours who have sent anything."""
+    _, inbox = exchange.inbox(round_)
+    return [received.value for received in inbox if received.value is not None]
 
 
 def offer(exchange: Exchange, round_: int, params: np.ndarray) -> None:
@@ -67,26 +74,26 @@ def work(rank: int, round_: int) -> None:
 @pytest.mark.mpi(min_size=2)
 @pytest.mark.parametrize("n_params", [3, 20_000], ids=["eager", "rendezvous"])
 @pytest.mark.parametrize("neighbors", [ring, star, line])
-def test_without_a_deadline_every_round_mixes_exactly_its_own_vectors(
+def test_without_a_deadline_every_round_has_exactly_its_own_vectors(
     session: Session, neighbors: Callable[[Session], list[int]], n_params: int
 ) -> None:
     n_rounds = 25
     near = neighbors(session)
     exchange = gossip(session, near, INF, n_params)
-    weights = [0.5 / len(near) / (1 + place) for place in range(len(near))]
-    out = np.empty(n_params)
     for t in range(n_rounds):
         work(session.rank, t)
         exchange.drain()
         own = vector(session.rank, t, n_params)
         offer(exchange, t, own)
         exchange.wait(t)
-        exchange.result(t, out)
-        expected = own * (1.0 - sum(weights))
-        for weight, j in zip(weights, near, strict=True):
-            expected += weight * vector(j, t, n_params)
-        np.testing.assert_allclose(out, expected, rtol=1e-13)
-    exchange.close(n_rounds, n_rounds, own, False, LIMIT_S)
+        sent, inbox = exchange.inbox(t)
+        np.testing.assert_array_equal(sent, own)
+        for j, received in zip(near, inbox, strict=True):
+            assert received.age == 0
+            assert received.value is not None
+            np.testing.assert_array_equal(received.value, vector(j, t, n_params))
+        assert exchange.steps() == [t] * len(near)
+    say_goodbye(exchange, n_rounds, own)
     counts = exchange.counts()
     assert (counts.missed, counts.superseded, counts.suspected) == (0, 0, 0)
     assert counts.messages_sent == counts.messages_received == (n_rounds + 1) * len(near)
@@ -95,19 +102,23 @@ def test_without_a_deadline_every_round_mixes_exactly_its_own_vectors(
 
 
 @pytest.mark.mpi(min_size=2)
-def test_scripted_loss_keeps_the_older_vector_up_to_the_age_limit(session: Session) -> None:
+def test_scripted_loss_keeps_the_older_vector_and_says_how_old_it_is(session: Session) -> None:
     near = ring(session)
-    # Only round 0 arrives; it may be mixed in the rounds 0 to 3.
-    exchange = gossip(session, near, INF, age_limit=3, arrives=lambda source, round_: round_ == 0)
-    out = np.empty(3)
-    for t in range(6):
-        own = np.full(3, 1.0 + session.rank)
-        offer(exchange, t, own)
+    # Of the rounds 0 to 5 only 1 and 3 arrive.
+    exchange = gossip(session, near, INF, arrives=lambda source, round_: round_ in (1, 3))
+    for t, newest in enumerate([None, 1, 1, 3, 3, 3]):
+        offer(exchange, t, vector(session.rank, t, 3))
         exchange.wait(t)
-        exchange.result(t, out)
-        # Alone with its own vector a rank keeps it exactly; the neighbours' differ from it.
-        assert (out == own).all() == (t > 3)
-    exchange.close(6, 6, np.zeros(3), False, LIMIT_S)
+        _, inbox = exchange.inbox(t)
+        for j, received in zip(near, inbox, strict=True):
+            if newest is None:
+                assert received.value is None
+            else:
+                assert received.value is not None
+                assert received.age == t - newest
+                np.testing.assert_array_equal(received.value, vector(j, newest, 3))
+        assert exchange.steps() == [-1 if newest is None else newest] * len(near)
+    say_goodbye(exchange, 6, np.zeros(3))
     # A message lost by script was heard all the same: nobody was late.
     assert exchange.counts().missed == 0
 
@@ -117,15 +128,19 @@ def test_with_no_time_to_wait_nobody_waits_and_the_last_message_still_arrives(se
     n_rounds = 40
     near = ring(session)
     exchange = gossip(session, near, 0.0)
-    out = np.empty(3)
     for t in range(n_rounds):
         work(session.rank, t)
         own = vector(session.rank, t, 3)
         offer(exchange, t, own)
         exchange.wait(t)
-        exchange.result(t, out)
-        assert np.isfinite(out).all()
-    exchange.close(n_rounds, n_rounds, vector(session.rank, n_rounds, 3), False, LIMIT_S)
+        _, inbox = exchange.inbox(t)
+        for j, received, step in zip(near, inbox, exchange.steps(), strict=True):
+            assert (received.value is None) == (step < 0)
+            if received.value is not None:
+                # Whichever of its rounds: whole, and as old as it is said to be.
+                assert received.age == t - step
+                np.testing.assert_array_equal(received.value, vector(j, step, 3))
+    say_goodbye(exchange, n_rounds, vector(session.rank, n_rounds, 3))
     counts = exchange.counts()
     # Every offer was sent or replaced by a newer one, and all that was sent arrived.
     assert counts.messages_sent + counts.superseded == (n_rounds + 1) * len(near)
@@ -142,12 +157,12 @@ def test_neighbours_who_have_gone_get_a_goodbye_and_are_not_waited_for(session: 
     # Rank 0, the neighbour of all, leaves at once; the others go on for very different times.
     n_rounds = 0 if session.rank == 0 else 10 * session.rank
     exchange = gossip(session, near, deadline_s)
-    out = np.empty(3)
     for t in range(n_rounds):
         offer(exchange, t, np.ones(3))
         exchange.wait(t)
-        exchange.result(t, out)
-    exchange.close(n_rounds, n_rounds, np.ones(3), False, LIMIT_S)
+        for values in heard(exchange, t):
+            np.testing.assert_array_equal(values, np.ones(3))
+    say_goodbye(exchange, n_rounds, np.ones(3))
     counts = exchange.counts()
     if session.rank > 0:
         assert counts.messages_received == 1  # the goodbye
@@ -158,21 +173,19 @@ def test_neighbours_who_have_gone_get_a_goodbye_and_are_not_waited_for(session: 
 @pytest.mark.mpi(min_size=2)
 def test_a_failure_spreads_to_neighbours_of_neighbours(session: Session) -> None:
     exchange = gossip(session, line(session), 0.01)
-    out = np.empty(3)
     if session.rank == 0:
-        exchange.close(0, 0, np.ones(3), True, LIMIT_S)
+        say_goodbye(exchange, 0, np.ones(3), failed=True)
         return
     end = time.monotonic() + 2.0
     t = 0
     while not exchange.failed and time.monotonic() < end:
         offer(exchange, t, np.ones(3))
         exchange.wait(t)
-        exchange.result(t, out)
         t += 1
     # Whoever stops on hearing of it did not fail itself, and passes it on nevertheless.
-    heard = exchange.failed
-    exchange.close(t, t, np.ones(3), False, LIMIT_S)
-    assert heard
+    failed = exchange.failed
+    say_goodbye(exchange, t, np.ones(3))
+    assert failed
 
 
 @pytest.mark.mpi(min_size=2)
@@ -180,14 +193,13 @@ def test_thirty_exchanges_one_after_another_leave_nothing_behind(session: Sessio
     near = ring(session)
     for cycle in range(30):
         exchange = gossip(session, near, INF if cycle % 2 else 0.0)
-        out = np.empty(3)
         for t in range(3):
             offer(exchange, t, np.full(3, float(cycle)))
             exchange.wait(t)
-            exchange.result(t, out)
             # A message of an earlier exchange would show as another cycle's number.
-            np.testing.assert_allclose(out, cycle)
-        exchange.close(3, 3, np.full(3, float(cycle)), False, LIMIT_S)
+            for values in heard(exchange, t):
+                np.testing.assert_array_equal(values, cycle)
+        say_goodbye(exchange, 3, np.full(3, float(cycle)))
     session.comm.Barrier()
     assert not session.comm.Iprobe()
 
@@ -199,7 +211,6 @@ def test_a_silent_neighbour_is_waited_for_once_and_trusted_again_when_it_keeps_p
     # A star, so that the counts of every other rank are about rank 0 alone.
     exchange = gossip(session, star(session), deadline_s)
     silent = session.rank == 0
-    out = np.empty(3)
     long_waits = 0
 
     def go_through(rounds: range) -> None:
@@ -214,7 +225,6 @@ def test_a_silent_neighbour_is_waited_for_once_and_trusted_again_when_it_keeps_p
                 start = time.perf_counter()
                 exchange.wait(t)
                 long_waits += time.perf_counter() - start >= deadline_s
-                exchange.result(t, out)
         session.comm.Barrier()
 
     go_through(range(free))
@@ -228,7 +238,6 @@ def test_a_silent_neighbour_is_waited_for_once_and_trusted_again_when_it_keeps_p
         offer(exchange, t, np.ones(3))
         session.comm.Barrier()  # rank 0 has sent this round before anybody looks for it
         exchange.wait(t)
-        exchange.result(t, out)
     before = exchange.counts()
     session.comm.Barrier()
     if not silent:
@@ -238,7 +247,7 @@ def test_a_silent_neighbour_is_waited_for_once_and_trusted_again_when_it_keeps_p
     if not silent:
         # It could become a suspect once more only because it was trusted in between.
         assert exchange.counts().suspected >= 2
-    exchange.close(100, 100, np.ones(3), False, LIMIT_S)
+    say_goodbye(exchange, 100, np.ones(3))
 
 
 @pytest.mark.mpi(min_size=1)
@@ -246,30 +255,32 @@ def test_a_rank_without_neighbours_goes_on_alone(session: Session) -> None:
     exchange = gossip(session, [], INF) if session.size == 1 else None
     if exchange is None:
         return  # graphs of more ranks are connected
-    out = np.empty(3)
     for t in range(3):
         offer(exchange, t, np.ones(3))
         exchange.wait(t)
-        exchange.result(t, out)
-        assert (out == 1.0).all()
-    exchange.close(3, 3, np.ones(3), False, LIMIT_S)
+        own, inbox = exchange.inbox(t)
+        assert (own == 1.0).all()
+        assert not inbox
+    say_goodbye(exchange, 3, np.ones(3))
     assert exchange.counts().messages_sent == 0
 
 
 @pytest.mark.mpi(min_size=1)
 def test_allreduce_gives_the_mean_at_any_pace(session: Session) -> None:
     exchange = AllreduceExchange(session.comm, 4, POLL_S)
-    out = np.empty(4)
     for t in range(20):
         work(session.rank, t)
         exchange.drain()
         own = vector(session.rank, t, 4)
         offer(exchange, t, own)
         exchange.wait(t)
-        exchange.result(t, out)
+        sent, (mean,) = exchange.inbox(t)
+        np.testing.assert_array_equal(sent, own)
+        assert mean.value is not None
+        assert mean.age == 0
         expected = np.mean([vector(j, t, 4) for j in range(session.size)], axis=0)
-        np.testing.assert_allclose(out, expected, rtol=1e-13)
-    exchange.close(20, 20, own, False, LIMIT_S)
+        np.testing.assert_allclose(mean.value, expected, rtol=1e-13)
+    say_goodbye(exchange, 20, own)
     counts = exchange.counts()
     assert (counts.messages_sent, counts.messages_received) == (20, 20)
     assert counts.bytes_sent == 20 * (4 + 2) * 8

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from goco_mpi.core.shares import Share
 from goco_mpi.core.stragglers import StragglerModel
 from goco_mpi.engine import gradients
-from goco_mpi.engine.gradients import Gradient, GradientWork
+from goco_mpi.engine.gradients import FinishedWork, GradientWork
 
 POLICIES = ("discard", "partial", "memory", "wait")
 N_PARAMS = 6
@@ -78,7 +78,7 @@ def point(step: int) -> np.ndarray:
     return np.arange(N_PARAMS) + 100.0 * step
 
 
-def whole(work: GradientWork, round_: int, step: int) -> Gradient | None:
+def whole(work: GradientWork, round_: int, step: int) -> FinishedWork | None:
     """Compute the gradient of a round to its end."""
     for _ in work.start(point(step), round_, step):
         pass
@@ -97,7 +97,8 @@ def test_a_gradient_in_time_is_whole_whatever_the_policy(late: str, n_blocks: in
     for step in range(5):
         gradient = whole(work, round_=2 * step, step=step)
         assert gradient is not None
-        np.testing.assert_array_equal(gradient.vector, share.gradient(point(step)))
+        np.testing.assert_array_equal(gradient.gradient.vector, share.gradient(point(step)))
+        np.testing.assert_array_equal(gradient.gradient.params, point(step))
         assert (gradient.point, gradient.uses) == (step, 0)
         assert sorted(gradient.shards) == ([0, 1, 2, 3] if late == "partial" else [])
     assert counts(work) == (5, 0, 0)
@@ -119,7 +120,8 @@ def test_parameters_that_change_meanwhile_do_not_change_the_gradient(late: str) 
         params += 7.0
     gradient = work.finish()
     assert gradient is not None
-    np.testing.assert_array_equal(gradient.vector, share.gradient(point(1)))
+    np.testing.assert_array_equal(gradient.gradient.params, point(1))
+    np.testing.assert_array_equal(gradient.gradient.vector, share.gradient(point(1)))
 
 
 def test_discard_gives_nothing_of_a_late_gradient() -> None:
@@ -132,7 +134,7 @@ def test_discard_gives_nothing_of_a_late_gradient() -> None:
     # And the next one is not touched by it.
     gradient = whole(work, 1, 1)
     assert gradient is not None
-    np.testing.assert_array_equal(gradient.vector, share.gradient(point(1)))
+    np.testing.assert_array_equal(gradient.gradient.vector, share.gradient(point(1)))
     assert work.meanwhile is None
     assert counts(work) == (1, 0, 1)
 
@@ -179,7 +181,8 @@ def test_wherever_it_is_cut_a_partial_gradient_is_the_sum_of_the_finished_shards
     assert n_whole - 1 <= len(gradient.shards) <= n_whole
     assert gradient.shards == lasting.shard_order(0, round_, n_shards)[: len(gradient.shards)]
     expected = sum((share.term(point(3), k) for k in gradient.shards), start=np.zeros(N_PARAMS))
-    np.testing.assert_array_equal(gradient.vector, expected)
+    np.testing.assert_array_equal(gradient.gradient.vector, expected)
+    np.testing.assert_array_equal(gradient.gradient.params, point(3))
     assert gradient.point == 3
     assert counts(work) == ((1, 0, 0) if len(gradient.shards) == n_shards else (0, 1, 0))
 
@@ -226,16 +229,17 @@ def test_memory_keeps_the_last_gradient_untouched_while_the_next_is_computed() -
     work = work_on(share, "memory")
     last = None
     for step in range(6):
-        kept = None if last is None else last.vector.copy()
+        kept = None if last is None else last.gradient.vector.copy()
         for _ in work.start(point(step), step, step):
             assert work.meanwhile is last
             if last is not None:
-                np.testing.assert_array_equal(last.vector, kept)
+                np.testing.assert_array_equal(last.gradient.vector, kept)
+                np.testing.assert_array_equal(last.gradient.params, point(step - 1))
         gradient = work.finish()
         assert gradient is not None
         assert gradient is not last
         assert work.meanwhile is gradient
-        np.testing.assert_array_equal(gradient.vector, share.gradient(point(step)))
+        np.testing.assert_array_equal(gradient.gradient.vector, share.gradient(point(step)))
         assert gradient.point == step
         last = gradient
 
@@ -252,7 +256,8 @@ def test_memory_gives_the_last_gradient_again_where_a_script_makes_one_late() ->
     assert counts(work) == (3, 0, 6)
     # The latest is intact; older ones may have lent their buffers to it.
     assert found[8] is not None
-    np.testing.assert_array_equal(found[8].vector, share.gradient(point(8)))
+    np.testing.assert_array_equal(found[8].gradient.vector, share.gradient(point(8)))
+    np.testing.assert_array_equal(found[8].gradient.params, point(8))
 
 
 def test_a_late_one_does_not_spoil_what_memory_keeps() -> None:
@@ -262,7 +267,8 @@ def test_a_late_one_does_not_spoil_what_memory_keeps() -> None:
         gradient = whole(work, round_, round_)
         if round_ >= 2:
             assert gradient is not None
-            np.testing.assert_array_equal(gradient.vector, share.gradient(point(2)))
+            np.testing.assert_array_equal(gradient.gradient.vector, share.gradient(point(2)))
+            np.testing.assert_array_equal(gradient.gradient.params, point(2))
 
 
 @pytest.mark.parametrize("late", POLICIES)

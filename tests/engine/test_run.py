@@ -11,7 +11,8 @@ import pytest
 from goco_mpi.config import parse_config
 from goco_mpi.core import topology
 from goco_mpi.core.events import NONE, EventLog
-from goco_mpi.core.methods import METHODS
+from goco_mpi.core.gossip import Mixing, Received
+from goco_mpi.core.methods import METHODS, Place
 from goco_mpi.core.objectives import LeastSquares, WeightedRows
 from goco_mpi.core.schedules import StepSchedule
 from goco_mpi.core.shares import ModelShare
@@ -400,9 +401,8 @@ class ScriptedExchange(Exchange):
         self.newest_round = self.heard.get(round_, self.newest_round)
         self.failed = round_ == self.fails_in
 
-    def result(self, round_: int, out: np.ndarray) -> list[int]:
-        np.copyto(out, self.vector)
-        return []
+    def inbox(self, round_: int) -> tuple[np.ndarray, list[Received]]:
+        return self.vector, []
 
     def tell(self, round_: int, value: float) -> None:
         self.value = value
@@ -413,7 +413,7 @@ class ScriptedExchange(Exchange):
     def stop(self) -> None:
         self.stopped = True
 
-    def close(self, round_: int, step: int, params: np.ndarray, failed: bool, time_limit_s: float) -> None:
+    def close(self, round_: int, step: int, failed: bool, time_limit_s: float) -> None:
         raise AssertionError("the loop does not close what it did not open")
 
     def counts(self) -> ExchangeCounts:
@@ -434,6 +434,8 @@ def loop_over(
     return RoundLoop(
         work=GradientWork(0, share, stragglers or StragglerModel("none", 1), options.get("late", "discard")),
         method=METHODS["goco"],
+        place=Place(0, 1, (), share, share.weight),
+        mixing=Mixing(np.empty(0), 20),
         exchange=exchange,
         step_size=StepSchedule(step, None),
         n_rounds=n_rounds,

@@ -343,18 +343,19 @@ def test_losing_the_goodbye_by_script_keeps_the_older_value_and_ends_all_the_sam
 @pytest.mark.parametrize("deadline_s", [0.0, math.inf])
 def test_a_whole_exchange_uses_no_more_messages_than_that(session: Session, deadline_s: float) -> None:
     near = sorted({(session.rank - 1) % session.size, (session.rank + 1) % session.size} - {session.rank})
-    weights = np.full(len(near), 0.25)
-    exchange = GossipExchange(session.comm, near, weights, N_PARAMS, 20, Deadline(deadline_s, 1.0), 5e-5)
+    exchange = GossipExchange(session.comm, near, N_PARAMS, Deadline(deadline_s, 1.0), 5e-5)
     addresses = set()
-    out = np.empty(N_PARAMS)
     for round_ in range(200):
         vector = exchange.blank()
         addresses.add(vector.ctypes.data)
         vector[:] = 1.0
         exchange.offer(round_, round_)
         exchange.wait(round_)
-        exchange.result(round_, out)
-        assert (out == 1.0).all()
-    exchange.close(200, 200, out, False, 20.0)
+        own, inbox = exchange.inbox(round_)
+        assert own is vector
+        for values in (own, *(received.value for received in inbox if received.value is not None)):
+            assert (values == 1.0).all()
+    exchange.blank()[:] = 1.0
+    exchange.close(200, 200, False, 20.0)
     # In flight to every neighbour, the newest that waits, and one to fill.
     assert len(addresses) <= len(near) + 2

@@ -11,6 +11,7 @@ import pytest
 
 from goco_mpi.config import parse_config, replace
 from goco_mpi.core import topology
+from goco_mpi.core.gossip import Received
 from goco_mpi.engine import stopping as stopping_module
 from goco_mpi.engine.exchange import AllreduceExchange, Exchange, ExchangeCounts
 from goco_mpi.engine.session import Session
@@ -56,10 +57,10 @@ class TellingExchange(Exchange):
     def wait(self, round_: int) -> None:
         raise AssertionError("a stop condition exchanges nothing")
 
-    def result(self, round_: int, out: np.ndarray) -> list[int]:
+    def inbox(self, round_: int) -> tuple[np.ndarray, list[Received]]:
         raise AssertionError("a stop condition exchanges nothing")
 
-    def close(self, round_: int, step: int, params: np.ndarray, failed: bool, time_limit_s: float) -> None:
+    def close(self, round_: int, step: int, failed: bool, time_limit_s: float) -> None:
         raise AssertionError("a stop condition exchanges nothing")
 
     def counts(self) -> ExchangeCounts:
@@ -438,7 +439,6 @@ def test_one_rank_alone_can_stop_all(session: Session, method: str) -> None:
 def test_an_allreduce_tells_the_sum_of_a_round_only_if_all_ranks_told_for_it(session: Session) -> None:
     exchange = AllreduceExchange(session.comm, 3, poll_s=5e-5)
     last = session.size - 1
-    out = np.empty(3)
     for round_, tellers in enumerate(([], range(last + 1), [], [], range(last + 1), range(last))):
         assert not exchange.stopped
         exchange.blank()[:] = 1.0
@@ -448,8 +448,10 @@ def test_an_allreduce_tells_the_sum_of_a_round_only_if_all_ranks_told_for_it(ses
             exchange.stop()
         exchange.offer(round_, round_)
         exchange.wait(round_)
-        exchange.result(round_, out)
-        assert (out == 1.0).all()  # what is told beside the vector does not touch it
+        own, (mean,) = exchange.inbox(round_)
+        assert (own == 1.0).all()
+        assert mean.value is not None
+        assert (mean.value == 1.0).all()  # what is told beside the vector does not touch it
         if len(tellers) == session.size:
             assert exchange.told() == sum(2.0 ** -(rank + round_) for rank in tellers)
         else:
