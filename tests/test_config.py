@@ -9,7 +9,12 @@ from hypothesis import strategies as st
 from goco_mpi import config as cfg
 from goco_mpi import schema
 from goco_mpi.config import RunConfig, parse_config, read_config, to_dict
+from goco_mpi.core import topology
+from goco_mpi.core.gossip import RULES
+from goco_mpi.core.methods import METHODS
+from goco_mpi.core.methods.running_sums import RUNNING_SUMS
 from goco_mpi.errors import InputError
+from goco_mpi.experiment import lay_out
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.toml"))
 INF, NAN = math.inf, math.nan
@@ -32,7 +37,9 @@ def refusal(raw):
 
 
 def test_an_empty_experiment_is_all_defaults():
-    assert parse_config({}) == RunConfig()
+    # But for what follows from the method: the record says what will be done.
+    defaults = RunConfig()
+    assert parse_config({}) == cfg.replace(defaults, method=cfg.replace(defaults.method, mixing="stale"))
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
@@ -58,7 +65,7 @@ def test_values_arrive_where_they_belong():
     assert config.topology.edges == ((0, 1), (1, 2))
     assert config.stragglers.ranks == (1, 2)
     assert (config.step.size, config.step.tau) == (0.5, 10.0)
-    assert config.method == schema.MethodConfig()
+    assert config.method == schema.MethodConfig(mixing="stale")
 
 
 # Each: key, value, the rule that the message must state, the value as the message must show it.
@@ -92,10 +99,16 @@ WRONG = [
     ("topology.edges", 3, "must be a list", "Got 3"),
     ("placement.kind", "striped", "must be one of pairwise_balanced,", "Got 'striped'"),
     ("placement.replication", 2.5, "must be a whole number", "Got 2.5"),
-    ("method.kind", "sgd", "must be one of goco, dgd, allreduce", "Got 'sgd'"),
+    (
+        "method.kind",
+        "sgd",
+        "must be one of goco, push_pull, exact_diffusion, table_newton, dgd, allreduce",
+        "Got 'sgd'",
+    ),
     ("method.late", "drop", "must be one of discard, partial, memory, wait", "Got 'drop'"),
     ("method.weights", "ema", "must be one of paper, coverage, plain", "Got 'ema'"),
-    ("method.mixing", "running", "must be one of stale, fold", "Got 'running'"),
+    ("method.mixing", "sums", "must be one of stale, fold, symmetric, running", "Got 'sums'"),
+    ("method.mixing", 3, "must be a text", "Got 3"),
     ("method.max_age", -1, "must be between 0 and", "Got -1"),
     ("step.kind", "cosine", "must be one of constant, decreasing, auto", "Got 'cosine'"),
     ("step.size", 0.0, "must be a positive, finite number", "Got 0"),
@@ -321,10 +334,112 @@ def test_whoever_waits_has_no_deadlines():
     assert (prompt.method.late, prompt.deadline.compute_s, prompt.deadline.gossip_s) == ("discard", 1.5, "auto")
 
 
+SOUND = {
+    "goco": ["stale", "fold", "symmetric", "running"],
+    "dgd": ["stale", "fold", "symmetric", "running"],
+    "push_pull": ["fold", "stale", "symmetric"],
+    "exact_diffusion": ["symmetric"],
+}
+"""The mixing rules of each method that mixes, the default first."""
+WAITS = {"deadline": {"gossip_s": INF}}
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("kind", SOUND)
+def test_a_method_takes_the_rules_that_are_sound_with_it_and_refuses_the_others_with_a_reason(kind, rule):
+    raw = {"method": {"kind": kind, "mixing": rule}, **WAITS}
+    if rule in SOUND[kind]:
+        assert parse_config(raw).method.mixing == rule
+        return
+    message = refusal(raw)
+    assert message.startswith(f"method.mixing = '{rule}' is not sound with method.kind = '{kind}': ")
+    reasons = {
+        "running": "running sums carry the parameters of 'goco' and 'dgd' alone",
+        "stale": "an older",
+        "fold": "one may",
+    }
+    assert reasons[rule] in message
+    assert message.endswith(f"Use {' or '.join(map(repr, SOUND[kind]))}.")
+
+
+@pytest.mark.parametrize("kind", SOUND)
+def test_without_a_mixing_rule_it_is_the_methods_own(kind):
+    assert parse_config({"method": {"kind": kind}, **WAITS}).method.mixing == SOUND[kind][0]
+
+
+@pytest.mark.parametrize("rule", [None, *RULES])
+@pytest.mark.parametrize("kind", ["allreduce", "table_newton"])
+def test_a_method_that_does_not_mix_has_no_rule_and_does_not_become_another(kind, rule):
+    raw = {"method": {"kind": kind}, "topology": {"kind": "complete"}}
+    if rule is not None:
+        raw["method"]["mixing"] = rule
+    config = parse_config(raw)
+    assert config.method.mixing is None
+    layout = lay_out(config, 4)
+    assert layout.method is METHODS[kind]
+    assert not layout.stragglers.paired_links
+
+
+@pytest.mark.parametrize("kind", ["goco", "dgd"])
+def test_running_sums_take_the_place_of_the_method_that_they_carry(kind):
+    layout = lay_out(parse_config({"method": {"kind": kind, "mixing": "running"}}), 4)
+    assert layout.method is RUNNING_SUMS
+    assert layout.placement.replication.tolist() == [2 if kind == "goco" else 1] * 16
+    assert lay_out(parse_config({"method": {"kind": kind}}), 4).method is METHODS[kind]
+
+
+@pytest.mark.parametrize("kind", ["goco", "exact_diffusion"])
+@pytest.mark.parametrize("gossip_s", ["auto", 0.5, 0.0])
+def test_the_symmetric_rule_needs_ranks_that_wait(kind, gossip_s):
+    method = {"kind": kind, "mixing": "symmetric"}
+    message = refusal({"method": method, "deadline": {"gossip_s": gossip_s}})
+    assert message.startswith(
+        "method.mixing = 'symmetric' needs deadline.gossip_s = inf: by a deadline no rank can know"
+    )
+    assert f"Got {gossip_s!r}." in message
+    # Waiting for messages is enough: gradients may be late.
+    assert parse_config({"method": method, "deadline": {"gossip_s": "inf"}}).deadline.compute_s == "auto"
+    waiting = parse_config({"method": {**method, "late": "wait"}, "deadline": {"gossip_s": gossip_s}})
+    assert waiting.deadline.gossip_s == INF
+    assert lay_out(waiting, 4).stragglers.paired_links
+
+
+@pytest.mark.parametrize("kind", ["push_pull", "exact_diffusion", "table_newton"])
+def test_whoever_remembers_whole_gradients_refuses_parts(kind):
+    raw = {"method": {"kind": kind, "late": "partial"}, "topology": {"kind": "complete"}, **WAITS}
+    message = refusal(raw)
+    assert message.startswith(f"method.late = 'partial' is not sound with method.kind = '{kind}'")
+    assert message.endswith("Use 'memory' or 'discard'.")
+    for late in ("memory", "discard", "wait"):
+        raw["method"]["late"] = late
+        assert parse_config(raw).method.late == late
+
+
+@pytest.mark.parametrize("graph", [kind for kind in topology.KINDS if kind != "complete"])
+def test_a_table_of_gradients_needs_a_complete_graph(graph):
+    message = refusal({"method": {"kind": "table_newton"}, "topology": {"kind": graph}})
+    assert message.startswith("method.kind = 'table_newton' needs topology.kind = 'complete'")
+    assert f"Got '{graph}'." in message
+    assert "'push_pull'" in message
+
+
+def test_a_gradient_norm_is_not_read_off_newton_steps():
+    raw = {"method": {"kind": "table_newton"}, "topology": {"kind": "complete"}, "stop": {"gradient_norm": 0.25}}
+    message = refusal(raw)
+    assert message.startswith("stop.gradient_norm does not go with method.kind = 'table_newton'")
+    assert "Got 0.25. Use stop.target_loss." in message
+    parse_config({**raw, "stop": {"target_loss": 0.25}})
+    parse_config({**raw, "method": {"kind": "push_pull"}})
+
+
 ROUND_TRIPS = [
     {},
     {"method": {"kind": "dgd"}},
     {"method": {"kind": "allreduce"}},
+    {"method": {"kind": "push_pull"}},
+    {"method": {"mixing": "running"}},
+    {"method": {"kind": "exact_diffusion"}, "deadline": {"gossip_s": INF}},
+    {"method": {"kind": "table_newton"}, "topology": {"kind": "complete"}},
     {"method": {"late": "wait"}},
     {"deadline": {"compute_s": 0.5, "gossip_s": INF}},
     {"topology": {"kind": "edges", "edges": [[0, 1]]}, "stragglers": {"ranks": [0]}},
