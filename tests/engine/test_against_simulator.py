@@ -88,6 +88,33 @@ def test_every_other_method(method: str, late: str) -> None:
     assert_equals_simulation(experiment(size, topology={"kind": "ring"}, method={"kind": method, "late": late}))
 
 
+RULES = [
+    ("push_pull", "fold"),
+    ("push_pull", "stale"),
+    ("push_pull", "symmetric"),
+    ("exact_diffusion", "symmetric"),
+    ("goco", "symmetric"),
+    ("goco", "running"),
+    ("dgd", "running"),
+]
+
+
+@pytest.mark.mpi(min_size=1)
+@pytest.mark.parametrize("late", ["discard", "memory"])
+@pytest.mark.parametrize("kind", ["ring", "star"])
+@pytest.mark.parametrize(("method", "mixing"), RULES)
+def test_methods_and_rules_that_conserve_something(method: str, mixing: str, kind: str, late: str) -> None:
+    # With the lost links and Bernoulli stragglers of all these experiments.
+    with Session() as session:
+        size = session.size
+    if kind == "star" and size < 3:
+        return  # that is the ring
+    section = {"kind": method, "mixing": mixing, "late": late, "max_age": 2}
+    # A short step: past it, methods that are not stable show rounding rather than what they do.
+    step = {"kind": "constant", "size": 0.02}
+    assert_equals_simulation(experiment(size, topology={"kind": kind}, method=section, step=step))
+
+
 PERSISTENT = {"kind": "persistent", "ranks": [0], "factor": 4.0, "p": 0.2}
 
 

@@ -132,6 +132,59 @@ def test_other_methods(session: Session, method: dict[str, Any]) -> None:
 
 
 @pytest.mark.mpi(min_size=1)
+@pytest.mark.parametrize("stragglers", [SLOW, {**DELAYS, "link_p": 0.3}], ids=["slow", "delays and lost links"])
+@pytest.mark.parametrize("late", ["discard", "memory"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"kind": "push_pull", "mixing": "fold"},
+        {"kind": "push_pull", "mixing": "stale", "max_age": 2},
+        {"kind": "goco", "mixing": "running"},
+        {"kind": "dgd", "mixing": "running"},
+    ],
+    ids=lambda method: " ".join(map(str, method.values())),
+)
+def test_methods_that_lose_nothing(
+    session: Session, method: dict[str, Any], late: str, stragglers: dict[str, Any]
+) -> None:
+    step = {"kind": "constant", "size": 0.02}
+    run_and_replay(session, experiment(session.size, method={**method, "late": late}, stragglers=stragglers, step=step))
+
+
+@pytest.mark.mpi(min_size=1)
+@pytest.mark.parametrize("method", [{"kind": "push_pull"}, {"mixing": "running"}], ids=["push_pull", "running"])
+def test_methods_that_lose_nothing_on_any_deadline(session: Session, method: dict[str, Any]) -> None:
+    for deadline in ({"compute_s": 0.0, "gossip_s": 0.0}, {"compute_s": 3e-3, "gossip_s": 1e-3}):
+        run_and_replay(
+            session,
+            experiment(
+                session.size,
+                method={**method, "late": "memory"},
+                deadline=deadline,
+                stragglers={**SLOW, "work_s": 4e-4},
+                step={"kind": "constant", "size": 0.01},
+            ),
+        )
+
+
+@pytest.mark.mpi(min_size=1)
+@pytest.mark.parametrize(
+    "method", [{"kind": "exact_diffusion"}, {"kind": "push_pull", "mixing": "symmetric"}], ids=["exact", "push_pull"]
+)
+def test_methods_that_wait_for_messages_but_not_for_gradients(session: Session, method: dict[str, Any]) -> None:
+    run_and_replay(
+        session,
+        experiment(
+            session.size,
+            method=method,
+            deadline={"gossip_s": INF},
+            stragglers={**SLOW, "link_p": 0.3},
+            step={"kind": "constant", "size": 0.02},
+        ),
+    )
+
+
+@pytest.mark.mpi(min_size=1)
 @pytest.mark.parametrize("mixing", ["stale", "fold"])
 @pytest.mark.parametrize("kind", ["star", "complete", "exponential"])
 def test_lost_links_other_graphs_and_a_short_memory(session: Session, kind: str, mixing: str) -> None:
@@ -226,10 +279,12 @@ def test_a_rank_that_is_frozen_in_the_middle(session: Session, late: str) -> Non
         return
     assert outcome.events is not None
     place = lay_out(config, session.size).topology.neighbors(0).index(session.size - 1)
-    used = outcome.events[0][BEFORE : BEFORE + FROZEN_FOR, 2 + place]
-    assert len(used) == FROZEN_FOR
+    steps = outcome.events[0][BEFORE : BEFORE + FROZEN_FOR]
+    newest = steps[:, 2 + place]
+    assert len(newest) == FROZEN_FOR
     # Nothing came of the frozen rank but what was under way, and that became too old: the margin is for that.
-    assert (used == NONE).sum() >= FROZEN_FOR - max_age - 25
+    ages = steps[:, 0] - outcome.events[-1][newest, 0]
+    assert ((newest == NONE) | (ages > max_age)).sum() >= FROZEN_FOR - max_age - 25
     assert outcome.ranks[0]["missed"] >= FROZEN_FOR - 25
 
 
