@@ -92,7 +92,6 @@ def _punctual_rounds(session: Session, kind: str, n_params: int) -> Iterator[Cal
         0,
         Deadline(np.inf, 1.0),
         session.poll_s,
-        lambda source, round_: True,
     )
     round_ = 0
 
