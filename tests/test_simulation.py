@@ -153,4 +153,10 @@ def test_a_run_that_diverges_is_an_error():
 
 def test_a_config_that_does_not_fit_is_refused():
     with pytest.raises(InputError, match=r"placement.replication must be between 1 and 1. Got 2"):
-        run(1)
+        run(1, placement={"replication": 2})
+
+
+def test_by_default_a_shard_has_two_holders_where_there_are_as_many():
+    assert run(1).ranks == [{"rank": 0, "rounds": 45}]
+    layouts = [lay_out(parse_config({}), n_workers) for n_workers in (1, 2, 6)]
+    assert [set(layout.placement.replication.tolist()) for layout in layouts] == [{1}, {2}, {2}]
