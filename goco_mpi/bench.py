@@ -24,6 +24,8 @@ from goco_mpi.errors import InputError, RunError
 
 N_RANKS = 8
 REPEATS = 5
+WIDTH = 140
+"""Columns of a table in a log or a pipe."""
 LIMIT_S = 600.0
 """How long one launch may take."""
 
@@ -305,4 +307,6 @@ def _print_table(members: Sequence[Member], figures: Sequence[Figure]) -> None:
             "-" if found.bound is None else f"{'<=' if member.at_most else '>='} {found.bound:g}",
             "" if found.ok is None else ("ok" if found.ok else "missed"),
         )
-    Console().print(table)
+    # Where there is no terminal there is no width to fit into either.
+    console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
+    console.print(table)

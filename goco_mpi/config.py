@@ -326,6 +326,5 @@ def _check_pairings(config: RunConfig) -> None:
 _UNSOUND = {
     "stale": "what two neighbours take from each other must cancel, and an older vector does not.",
     "fold": "what two neighbours take from each other must cancel, and with fold one may mix alone.",
-    "symmetric": "it gains nothing from waiting for both directions.",
     "running": "running sums carry the parameters of 'goco' and 'dgd' alone.",
 }

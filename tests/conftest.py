@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,9 @@ def _end_all(config: pytest.Config, what: str, trace: str) -> None:
     world = _world()
     print(f"\nrank {world.rank}/{world.size} FAILED {what}\n{trace}", file=sys.__stderr__, flush=True)
     if world.size > 1:
+        from goco_mpi.engine.session import LAST_WORDS_S
+
+        time.sleep(LAST_WORDS_S)  # or the abort overtakes what was printed
         world.Abort(1)
 
 

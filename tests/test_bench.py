@@ -76,7 +76,6 @@ def test_a_name_that_is_no_member_is_refused_with_those_that_are(setup: Setup) -
 def test_a_table_shows_every_figure_and_its_unit_but_peers_only_on_request(
     setup: Setup, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "160")
     monkeypatch.setattr(bench_peers, "environment", nothing)
     monkeypatch.setattr(bench, "measure", lambda member, setup: figure(member, [0.5]))
     assert not bench.run([], setup, as_json=False)  # isolation of 0.5 misses its bound

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from mpi4py import MPI
 from numpy.typing import NDArray
 
 from goco_mpi.core.shares import Share
@@ -12,6 +13,9 @@ from goco_mpi.engine.runner import Snapshots
 from goco_mpi.engine.session import Session
 
 Array = NDArray[np.float64]
+
+CHUNK_BYTES = 16 << 20
+"""Parameters of as many rows as fit into this are averaged at a time."""
 
 
 def history(session: Session, share: Share, snapshots: Snapshots) -> list[dict[str, Any]]:
@@ -27,30 +31,33 @@ def history(session: Session, share: Share, snapshots: Snapshots) -> list[dict[s
     """
     comm = session.comm
     snapshots.thin(max(comm.allgather(snapshots.every)))
-    table = []
-    for round_ in sorted(set().union(*comm.allgather(snapshots.rounds))):
-        place = int(np.searchsorted(snapshots.rounds, round_, side="right")) - 1
-        params = snapshots.params[place]
+    rounds = sorted(set().union(*comm.allgather(snapshots.rounds)))
+    newest = np.searchsorted(snapshots.rounds, rounds, side="right") - 1
+    passed = np.searchsorted(snapshots.rounds, rounds, side="left")
+    times = np.median(comm.allgather(np.array(snapshots.times_s)[passed]), axis=0)
+    # Few collectives, whatever the number of rows: each may cost a time slice where ranks share cores.
+    n_rows = max(1, CHUNK_BYTES // snapshots.params[0].nbytes)
+    totals = np.zeros((len(rounds), 4))
+    for start in range(0, len(rounds), n_rows):
+        params = np.stack([snapshots.params[place] for place in newest[start : start + n_rows]])
         mean = np.empty_like(params)
         comm.Allreduce(params, mean)
         mean /= session.size
-        passed = int(np.searchsorted(snapshots.rounds, round_, side="left"))
-        times = comm.allgather(snapshots.times_s[passed])
-        table.append(
-            {"round": round_, "wall_s": float(np.median(times)), **_evaluate_mean(session, share, mean, params)}
-        )
-    return table
+        spread = params - mean
+        totals[start : start + n_rows] = [_part(share, *row) for row in zip(mean, spread, strict=True)]
+    comm.Allreduce(MPI.IN_PLACE, totals)
+    return [
+        {
+            "round": int(round_),
+            "wall_s": float(time_s),
+            "loss": float(loss),
+            "consensus_distance": float(np.sqrt(squares / session.size)),
+            "test_accuracy": float(n_correct / n_test) if n_test else None,
+        }
+        for round_, time_s, (loss, squares, n_correct, n_test) in zip(rounds, times, totals, strict=True)
+    ]
 
 
-def _evaluate_mean(session: Session, share: Share, mean: Array, params: Array) -> dict[str, Any]:
-    correct = share.correct(mean)
-    spread = params - mean
-    mine = np.array([share.loss(mean), float(spread @ spread) / session.size, *(correct or (0.0, 0))])
-    total = np.empty_like(mine)
-    session.comm.Allreduce(mine, total)
-    loss, variance, n_correct, n_test = total
-    return {
-        "loss": float(loss),
-        "consensus_distance": float(np.sqrt(variance)),
-        "test_accuracy": float(n_correct / n_test) if n_test else None,
-    }
+def _part(share: Share, mean: Array, spread: Array) -> tuple[float, float, float, float]:
+    """Return what this rank adds to loss, squared distance, right answers and answers at one mean."""
+    return (share.loss(mean), float(spread @ spread), *(share.correct(mean) or (0.0, 0)))

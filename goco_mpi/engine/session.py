@@ -31,6 +31,9 @@ except (ImportError, RuntimeError) as error:
         f"No usable MPI library: {reason}. Load your site's MPI module, or install one: pip install 'goco-mpi[mpich]'."
     ) from None
 
+LAST_WORDS_S = 0.3
+"""Time for the launcher to pass on what a rank printed: an abort may overtake it on a busy machine."""
+
 T = TypeVar("T")
 
 
@@ -108,6 +111,7 @@ class Session:
         """Print ``message`` and end the whole job, unless this is a session of one rank."""
         print(message, file=sys.stderr, flush=True)
         if self.size > 1:
+            time.sleep(LAST_WORDS_S)
             self.comm.Abort(1)
 
     def agree(self, action: Callable[[], T]) -> T:
