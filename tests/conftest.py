@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -35,6 +36,14 @@ def _world():
     from mpi4py import MPI
 
     return MPI.COMM_WORLD
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Give every rank a temporary directory of its own: in a common one each would tidy up after the others."""
+    if _under_mpi(config) and config.option.basetemp is None:
+        config.option.basetemp = tempfile.mkdtemp(prefix="goco_mpi-tests-")
+        config.add_cleanup(lambda: shutil.rmtree(config.option.basetemp, ignore_errors=True))
 
 
 @pytest.hookimpl(trylast=True)
