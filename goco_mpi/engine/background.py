@@ -74,10 +74,14 @@ class Background:
     def _run(self) -> None:
         while not self._ended:
             self._working.wait()
-            with self._turn:
-                if self._working.is_set() and not self._ended and self._error is None:
-                    try:
-                        self._drain()
-                    except BaseException as error:  # for the main thread to raise
-                        self._error = error
+            self._look()
             time.sleep(PERIOD_S)
+
+    def _look(self) -> None:
+        """Drain if it is the thread's turn."""
+        with self._turn:
+            if self._working.is_set() and not self._ended and self._error is None:
+                try:
+                    self._drain()
+                except BaseException as error:  # for the main thread to raise
+                    self._error = error

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from goco_mpi.config import parse_config
-from goco_mpi.engine.background import PERIOD_S, Background
+from goco_mpi.engine.background import Background
 from goco_mpi.engine.deadline import Deadline
 from goco_mpi.engine.exchange import GossipExchange
 from goco_mpi.engine.session import Session
@@ -48,40 +48,62 @@ def test_it_drains_while_every_block_is_computed() -> None:
     assert names() == before
 
 
-def test_it_never_drains_while_the_main_thread_has_its_turn() -> None:
-    mains_turn = True
-    trespasses: list[str] = []
-    threads: set[str] = set()
-    drained = threading.Event()
+def test_it_drains_in_blocks_only() -> None:
+    drained: list[str] = []
+    where = "before the first block"
+    background = Background(lambda: drained.append(where))  # its thread is not started: the test takes its looks
 
-    def drain() -> None:
-        threads.add(threading.current_thread().name)
-        drained.set()  # the block ends now, and this look lasts longer: the main thread has to wait for it
-        for when in ("at first", "at last"):
-            if mains_turn:
-                trespasses.append(when)
-            time.sleep(PERIOD_S)
+    def look_in(place: str) -> None:
+        nonlocal where
+        where = place
+        background._look()
 
-    def blocks() -> Iterator[None]:
-        for _ in range(30):
-            drained.clear()
-            assert drained.wait(GUARD_S)
-            yield
+    look_in("before the first block")
+    for k, _ in enumerate(background.around(opaque(3, lambda: look_in("a block")))):
+        look_in(f"the main thread's turn {k}")
+    look_in("after the last block")
+    assert drained == ["a block"] * 3
 
-    with Background(drain) as background:
-        time.sleep(10 * PERIOD_S)
-        running = background.around(blocks())
-        while True:
-            mains_turn = False
-            if next(running, "over") == "over":
-                break
-            mains_turn = True
-            time.sleep(10 * PERIOD_S)  # room for a thread that does not keep to the rule
-        mains_turn = True
-        time.sleep(10 * PERIOD_S)
-    time.sleep(10 * PERIOD_S)
-    assert trespasses == []
-    assert threads == {"goco_mpi.background"}
+
+class RecordingLock:
+    """A lock that knows its owner, and tells when the main thread asks for it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.owner: str | None = None
+        self.asked_by_main = threading.Event()
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            self.asked_by_main.set()
+        self._lock.acquire()
+        self.owner = threading.current_thread().name
+
+    def __exit__(self, *_: object) -> None:
+        self.owner = None
+        self._lock.release()
+
+
+def test_the_main_thread_waits_for_a_look_under_way() -> None:
+    order: list[str] = []
+    owners: list[str | None] = []
+    turn = RecordingLock()
+    looking = threading.Event()
+
+    def drain() -> None:  # lasts until the block is over and the main thread wants its turn
+        owners.append(turn.owner)
+        looking.set()
+        assert turn.asked_by_main.wait(GUARD_S)
+        owners.append(turn.owner)
+        order.append("the look ends")
+
+    background = Background(drain)
+    background._turn = turn  # type: ignore[assignment]
+    with background:
+        for _ in background.around(opaque(1, lambda: assert_set(looking))):
+            order.append("the main thread's turn")
+    assert order == ["the look ends", "the main thread's turn"]
+    assert owners == ["goco_mpi.background"] * 2
 
 
 def test_it_passes_on_what_the_blocks_yield_and_no_more() -> None:
@@ -105,7 +127,7 @@ def test_a_gradient_that_is_left_in_the_middle_leaves_the_thread_idle() -> None:
         for _ in background.around(opaque(5, lambda: assert_set(looked))):
             break
         calls_then = calls
-        time.sleep(20 * PERIOD_S)
+        background._look()
         assert calls == calls_then
 
 
@@ -130,7 +152,7 @@ def test_an_error_in_drain_is_raised_in_the_main_thread_and_ends_the_looking() -
                 raise AssertionError("the block's end is where the error shows")
         # And it stays an error: no later block hides it.
         with pytest.raises(ValueError, match="the network is gone"):
-            for _ in background.around(opaque(1, lambda: time.sleep(10 * PERIOD_S))):
+            for _ in background.around(opaque(1, background._look)):
                 raise AssertionError("not an error any more")
     assert calls == 1
     assert names() == before
