@@ -60,7 +60,8 @@ class Layout:
     def place(self, worker: int, share: Share) -> Place:
         """Return where a worker stands, for its method."""
         weight = float(self.encoding_weights[worker].sum()) * self.n_workers / self.placement.n_shards
-        return Place(worker, self.n_workers, self.topology.neighbors(worker), share, weight)
+        held = self.placement.held[:, self.placement.shards_of(worker)]
+        return Place(worker, self.n_workers, self.topology.neighbors(worker), share, weight, held)
 
     def mixing(self, worker: int) -> Mixing:
         """Return a worker's weights of its neighbours, under the rule of the config."""
@@ -174,7 +175,7 @@ class Problem:
                 rows.features, rows.targets, np.repeat(owned / n_samples, sizes), float(owned.sum()) / n_shards
             ),
             sizes=sizes,
-            l2_weights=l2_weights.tolist(),
+            weights=l2_weights,
             test=WeightedRows(test.features, test.targets, np.empty(0), 0.0),
         )
 

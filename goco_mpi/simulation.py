@@ -61,7 +61,7 @@ class Simulation:
             self.step_size,
             self.layout.stragglers.scripted(),
             self.config.rounds,
-            mixing_matrix=None if self._synchronous else self.layout.mixing_matrix,
+            mixing_matrix=self.layout.mixing_matrix,
             method=self.config.method.kind,
             rule=str(self.config.method.mixing),
             max_age=self.config.method.max_age,

@@ -220,17 +220,19 @@ class _Worker:
         """Return the message of this step, after taking the gradient that this or a later step uses."""
         params = self.state.params
         if self.step in self.last_use:
+            encoding = self.method.encoding(self.state)
+            share = self.share if encoding is None else self.share.reweighted(encoding.weights)
             shards = self.events.finished_shards(self.last_use[self.step])
             if shards is None:
-                vector = self.share.gradient(params)
+                vector = share.gradient(params)
             else:
-                terms = (self.share.gradient(params, shard) for shard in shards)
+                terms = (share.gradient(params, shard) for shard in shards)
                 vector = sum(terms, start=np.zeros_like(params))
-            self.gradients[self.step] = Gradient(vector, params.copy())
+            self.gradients[self.step] = Gradient(vector, params.copy(), encoding)
         point = int(self.events.points[self.step])
         gradient = None if point == NONE else self.gradients[point]
         message = np.empty(self.method.message_size(params.size))
-        self.method.send(self.state, gradient, 0.0 if self.done else step_size(self.round), message)
+        self.method.send(self.state, gradient, 0.0 if self.done else step_size(self.round), self.round, message)
         if gradient is not None and self.last_use[point] == self.step:
             del self.gradients[point]
         return message

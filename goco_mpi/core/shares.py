@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol, cast
+from dataclasses import replace
+from typing import Any, Protocol, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,8 +25,8 @@ class Share(ABC):
         Shards that this worker holds.
     n_rows : int
         Samples among them, 0 where nobody counts them.
-    weight : float
-        (N/M) sum_k a_ik, the weight of the coded gradient.
+    weights : ndarray of shape (n_shards,)
+        (N/M) a_ik of the shards held, in their order.
     quadratic : bool
         Whether the Hessian is known to be the same everywhere.
     """
@@ -33,8 +34,17 @@ class Share(ABC):
     n_params: int
     n_shards: int
     n_rows: int = 0
-    weight: float
+    weights: Array
     quadratic: bool = False
+
+    @property
+    def weight(self) -> float:
+        """(N/M) sum_k a_ik, the weight of the coded gradient."""
+        return float(self.weights.sum())
+
+    @abstractmethod
+    def reweighted(self, weights: Array) -> Self:
+        """Return the same shards under other ``weights``, shape (n_shards,)."""
 
     @abstractmethod
     def gradient_blocks(self, params: Array, out: Array, shard: int | None = None) -> Iterator[None]:
@@ -103,7 +113,7 @@ class ModelShare(Share):
         The same arrays, weighted so that the losses of all workers add up to F.
     sizes : sequence of int
         Rows of each shard.
-    l2_weights : sequence of float
+    weights : ndarray of shape (n_shards,)
         Each shard's part of ``coded.l2_weight``.
     test : WeightedRows
         The worker's part of the test samples; the weights do not matter.
@@ -115,7 +125,7 @@ class ModelShare(Share):
         coded: WeightedRows,
         owned: WeightedRows,
         sizes: Sequence[int],
-        l2_weights: Sequence[float],
+        weights: Array,
         test: WeightedRows,
     ) -> None:
         self.objective = objective
@@ -125,17 +135,31 @@ class ModelShare(Share):
         self.n_params = objective.n_params
         self.n_shards = len(sizes)
         self.n_rows = coded.n_rows
-        self.weight = coded.l2_weight
         self.quadratic = objective.quadratic
+        self.weights = weights
+        self._sizes = sizes
         self._ends = np.cumsum(sizes)
-        self._l2_weights = l2_weights
+
+    def reweighted(self, weights: Array) -> ModelShare:
+        """Return the same rows under other weights.
+
+        Raises
+        ------
+        ValueError
+            If a shard has no weight now, so that those of its rows are not known.
+        """
+        if not self.weights.all():
+            raise ValueError("a shard without weight cannot be given one")
+        factors = np.repeat(weights / self.weights, self._sizes)
+        coded = replace(self.coded, weights=self.coded.weights * factors, l2_weight=float(weights.sum()))
+        return ModelShare(self.objective, coded, self.owned, self._sizes, weights, self.test)
 
     def gradient_blocks(self, params: Array, out: Array, shard: int | None = None) -> Iterator[None]:
         """Go through all rows in one weighted pass, or through one shard's."""
         rows = self.coded
         if shard is not None:
             start = int(self._ends[shard - 1]) if shard else 0
-            rows = rows.part(slice(start, int(self._ends[shard])), self._l2_weights[shard])
+            rows = rows.part(slice(start, int(self._ends[shard])), float(self.weights[shard]))
         return self.objective.gradient_blocks(params, rows, out)
 
     def loss(self, params: Array) -> float:
@@ -188,10 +212,13 @@ class CustomShare(Share):
         self.n_params = n_params
         self.n_shards = len(shards)
         self._shards = shards
-        self._weights = weights
-        self.weight = float(np.sum(weights))
+        self.weights = weights
         self._owned = owned
         self._term = np.empty(n_params)
+
+    def reweighted(self, weights: Array) -> CustomShare:
+        """Return the same shards under other weights."""
+        return CustomShare(self.objective, self.n_params, self._shards, weights, self._owned)
 
     def gradient_blocks(self, params: Array, out: Array, shard: int | None = None) -> Iterator[None]:
         """Take one shard after the other, or only one; yield after each."""
@@ -200,7 +227,7 @@ class CustomShare(Share):
             returned = self.objective.gradient(params, self._shards[place], out=self._term)
             if returned is not None and returned is not self._term:
                 self._term[:] = cast("Array", returned)  # anything that numpy makes a vector of
-            self._term *= self._weights[place]
+            self._term *= self.weights[place]
             out += self._term
             yield
 

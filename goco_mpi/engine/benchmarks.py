@@ -27,7 +27,7 @@ from goco_mpi.config import parse_config, replace
 from goco_mpi.core import topology
 from goco_mpi.core.events import NONE, Events
 from goco_mpi.engine.deadline import Deadline
-from goco_mpi.engine.exchange import GossipExchange
+from goco_mpi.engine.gossip_exchange import GossipExchange
 from goco_mpi.engine.session import Session
 from goco_mpi.engine.suspicion import TRUSTED_AFTER
 from goco_mpi.engine.train import train

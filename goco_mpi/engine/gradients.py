@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from goco_mpi.core.methods import Gradient
+from goco_mpi.core.methods import Encoding, Gradient
 from goco_mpi.core.shares import Share
 from goco_mpi.core.stragglers import StragglerModel
 
@@ -62,7 +62,8 @@ class GradientWork:
 
     def __init__(self, rank: int, share: Share, stragglers: StragglerModel, late: str) -> None:
         self._rank = rank
-        self._share = share
+        self._own_share = self._share = share
+        self._encoding: Encoding | None = None
         self._stragglers = stragglers
         self._late = late
         self._params = np.zeros(share.n_params)
@@ -75,13 +76,18 @@ class GradientWork:
         self._finished: list[int] = []
         self.n_whole = self.n_partial = self.n_late = 0
 
-    def start(self, params: Array, round_: int, step: int) -> Iterator[None]:
+    def start(self, params: Array, round_: int, step: int, encoding: Encoding | None = None) -> Iterator[None]:
         """Begin the gradient at ``params``; the iterator computes, and yields between blocks.
+
+        With an ``encoding``, under its weights.
 
         Exhaust it and call `finish`, or leave it and call `cut`.
         """
         np.copyto(self._params, params)
         self._step = step
+        if encoding is not self._encoding:
+            self._encoding = encoding
+            self._share = self._own_share if encoding is None else self._own_share.reweighted(encoding.weights)
         self._finished = []
         n_shards = self._share.n_shards
         waits = self._late == "wait"
@@ -114,7 +120,7 @@ class GradientWork:
             self.n_late += 1
             return self._last
         self.n_whole += 1
-        work = FinishedWork(Gradient(self._vector, self._params), self._step)
+        work = FinishedWork(Gradient(self._vector, self._params, self._encoding), self._step)
         if self._late == "memory":
             self._vector, self._spare = self._spare, self._vector
             self._params = np.empty_like(self._params) if self._last is None else self._last.gradient.params
@@ -129,7 +135,7 @@ class GradientWork:
         whole = len(self._finished) == self._share.n_shards
         self.n_whole += whole
         self.n_partial += not whole
-        return FinishedWork(Gradient(self._vector, self._params), self._step, self._finished)
+        return FinishedWork(Gradient(self._vector, self._params, self._encoding), self._step, self._finished)
 
     @property
     def meanwhile(self) -> FinishedWork | None:

@@ -221,7 +221,7 @@ class RoundLoop:
         self.counts.partial_gradients = self._work.n_partial
         self.counts.late_gradients = self._work.n_late
         # The goodbye: what the others may mix in the rounds that they still have.
-        self._method.send(self._state, None, 0.0, self._exchange.blank())
+        self._method.send(self._state, None, 0.0, self.round, self._exchange.blank())
         if self._events is not None:
             self._events.append(self.round, NONE, [NONE] * self._exchange.degree)
         return diverged
@@ -234,7 +234,7 @@ class RoundLoop:
         start = time.perf_counter()
         deadline = start + self._compute_deadline.seconds
         waited_s = self.counts.wait_s
-        blocks = self._work.start(self.params, self.round, self.counts.rounds)
+        blocks = self._work.start(self.params, self.round, self.counts.rounds, self._method.encoding(self._state))
         finished = True
         for _ in blocks if self._background is None else self._background.around(blocks):
             self._exchange.drain()
@@ -281,7 +281,8 @@ class RoundLoop:
             Whether to go past the present round.
         """
         step_size = self._step_size(self.round)
-        self._method.send(self._state, None if work is None else work.gradient, step_size, self._exchange.blank())
+        gradient = None if work is None else work.gradient
+        self._method.send(self._state, gradient, step_size, self.round, self._exchange.blank())
         offered = waited = time.perf_counter()  # before it leaves: nobody may have it earlier
         self._exchange.offer(self.round, self.counts.rounds)
         if wait:

@@ -16,10 +16,12 @@ from goco_mpi.core import objectives
 from goco_mpi.core.events import EventLog
 from goco_mpi.core.shares import Share
 from goco_mpi.engine import evaluate
+from goco_mpi.engine.allreduce_exchange import AllreduceExchange
 from goco_mpi.engine.background import Background
 from goco_mpi.engine.bulletin import Bulletin
 from goco_mpi.engine.deadline import Deadline
-from goco_mpi.engine.exchange import AllreduceExchange, Exchange, GossipExchange
+from goco_mpi.engine.exchange import Exchange
+from goco_mpi.engine.gossip_exchange import GossipExchange
 from goco_mpi.engine.gradients import GradientWork
 from goco_mpi.engine.runner import RoundLoop, Snapshots, Timeline
 from goco_mpi.engine.session import THREADS, Session

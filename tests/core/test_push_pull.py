@@ -10,10 +10,13 @@ from goco_mpi.core import mixing, topology
 from goco_mpi.core.gossip import Mixing, Received, age_limit
 from goco_mpi.core.methods import Gradient, Place
 from goco_mpi.core.methods.push_pull import PUSH_PULL
-from goco_mpi.core.simulate import Links, _PushPull, simulate
+from goco_mpi.core.simulate import simulate
+from goco_mpi.core.stacked import Links
+from goco_mpi.core.stacked.push_pull import StackedPushPull
 from goco_mpi.core.stragglers import StragglerModel
 from goco_mpi.experiment import lay_out, load_problem
 
+HELD = np.ones((8, 0), dtype=bool)
 GRAPHS = {"ring": topology.ring(8), "star": topology.star(8), "exponential": topology.exponential(8)}
 
 
@@ -23,7 +26,7 @@ def test_trackers_and_what_is_under_way_sum_to_the_memories_in_every_round(name,
     rng = np.random.default_rng(1)
     x = rng.standard_normal((8, 3))
     late = StragglerModel("bernoulli", 8, seed=2, p=0.5, link_p=0.4)
-    step = _PushPull(x, Links(mixing.metropolis(GRAPHS[name]), late, rule, 3))
+    step = StackedPushPull(x, Links(mixing.metropolis(GRAPHS[name]), late, rule, 3), [])
     last = np.zeros_like(x)
     most_under_way = 0.0
     for t in range(300):
@@ -59,7 +62,7 @@ def test_they_do_so_in_an_asynchronous_network_after_every_call(name, rule, seed
     neighbors = [graph.neighbors(i) for i in range(n)]
     mixings = [Mixing(mixing.neighbor_weights(matrix, graph, i), age_limit(rule, 3)) for i in range(n)]
     # A tracker knows nothing of shards.
-    states = [PUSH_PULL.start(rng.standard_normal(3), Place(i, n, neighbors[i], None, 1.0)) for i in range(n)]
+    states = [PUSH_PULL.start(rng.standard_normal(3), Place(i, n, neighbors[i], None, 1.0, HELD)) for i in range(n)]
     sent = [[] for _ in range(n)]
     heard = [dict.fromkeys(near, -1) for near in neighbors]
     own = [None] * n  # between sending and receiving
@@ -73,7 +76,7 @@ def test_they_do_so_in_an_asynchronous_network_after_every_call(name, rule, seed
                 last[i] = rng.standard_normal(3)
                 gradient = Gradient(last[i].copy(), state.params.copy())
             own[i] = np.empty(PUSH_PULL.message_size(3))
-            PUSH_PULL.send(state, gradient, 0.1, own[i])
+            PUSH_PULL.send(state, gradient, 0.1, 0, own[i])
             sent[i].append(own[i])
         else:
             inbox = []
@@ -92,12 +95,12 @@ def test_they_do_so_in_an_asynchronous_network_after_every_call(name, rule, seed
 
 def test_the_invariant_is_kept_by_the_goodbye():
     # It is sent like any other message, without a gradient and with no step: what it carries is all there is.
-    state = PUSH_PULL.start(np.ones(3), Place(0, 2, (1,), None, 1.0))
+    state = PUSH_PULL.start(np.ones(3), Place(0, 2, (1,), None, 1.0, HELD))
     message = np.empty(6)
-    PUSH_PULL.send(state, Gradient(np.arange(3.0), np.ones(3)), 0.1, message)
+    PUSH_PULL.send(state, Gradient(np.arange(3.0), np.ones(3)), 0.1, 0, message)
     PUSH_PULL.receive(state, message, [Received(None, 0)], Mixing(np.array([0.5]), 0), 0.1)
     params = state.params.copy()
-    PUSH_PULL.send(state, None, 0.0, message)
+    PUSH_PULL.send(state, None, 0.0, 0, message)
     np.testing.assert_array_equal(message[:3], params)
     np.testing.assert_allclose(state.tracker + state.sigma, np.arange(3.0), rtol=0, atol=1e-15)
     np.testing.assert_array_equal(message[3:], state.sigma)

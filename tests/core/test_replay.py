@@ -12,6 +12,8 @@ from goco_mpi.core.shares import Share
 from goco_mpi.errors import RunError
 
 N_PARAMS = 3
+HELD = np.ones((1, 0), dtype=bool)
+"""Nobody here asks who else holds what."""
 GRAPHS = {
     "alone": topology.from_edges(1, []),
     "pair": topology.ring(2),
@@ -47,6 +49,9 @@ class Wavy(Share):
 
     def loss(self, params):
         raise AssertionError("a replay needs no losses")
+
+    def reweighted(self, weights):
+        raise AssertionError("these weights stay")
 
 
 class Worker:
@@ -140,7 +145,7 @@ class Network:
         n = self.graph.n_workers
         return replay_gossip(
             METHODS["goco"],
-            [Place(i, n, tuple(self.neighbors[i]), self.shares[i], 1.0) for i in range(n)],
+            [Place(i, n, tuple(self.neighbors[i]), self.shares[i], 1.0, HELD) for i in range(n)],
             [Mixing(weights, self.max_age if max_age is None else max_age) for weights in self.weights],
             step_size,
             self.events if events is None else events,

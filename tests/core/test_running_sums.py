@@ -7,10 +7,11 @@ from goco_mpi.core import mixing, topology
 from goco_mpi.core.gossip import Mixing, Received
 from goco_mpi.core.methods import Place
 from goco_mpi.core.methods.running_sums import RUNNING_SUMS
-from goco_mpi.core.simulate import Links, _RunningSums
+from goco_mpi.core.stacked import Links, StackedRunningSums
 from goco_mpi.core.stragglers import StragglerModel
 
 GRAPHS = {"ring": topology.ring(8), "star": topology.star(8), "exponential": topology.exponential(8)}
+HELD = np.ones((8, 0), dtype=bool)
 ALL = np.ones(8, dtype=bool)
 
 
@@ -18,7 +19,7 @@ ALL = np.ones(8, dtype=bool)
 def test_all_mass_is_conserved_however_much_is_lost_and_ends_as_the_mean_everywhere(name):
     x = np.random.default_rng(1).standard_normal((8, 3))
     lossy = StragglerModel("none", 8, seed=2, link_p=0.5)
-    step = _RunningSums(x, Links(mixing.metropolis(GRAPHS[name]), lossy, "running", 0))
+    step = StackedRunningSums(x, Links(mixing.metropolis(GRAPHS[name]), lossy, "running", 0), [])
     total = np.append(x.sum(axis=0), 8.0)
     most_under_way = 0.0
     for t in range(1500):
@@ -34,7 +35,7 @@ def test_the_mass_changes_by_the_gradients_alone():
     rng = np.random.default_rng(3)
     x = rng.standard_normal((8, 3))
     lossy = StragglerModel("none", 8, seed=4, link_p=0.5)
-    step = _RunningSums(x, Links(mixing.metropolis(GRAPHS["star"]), lossy, "running", 0))
+    step = StackedRunningSums(x, Links(mixing.metropolis(GRAPHS["star"]), lossy, "running", 0), [])
     for t in range(100):
         g, before = rng.standard_normal(x.shape), step.total()
         weights = step.mass[:, -1:].copy()
@@ -51,14 +52,14 @@ def test_messages_that_come_late_or_never_take_nothing_with_them_in_an_asynchron
     x = rng.standard_normal((n, 3))
     neighbors = [graph.neighbors(i) for i in range(n)]
     # Shares and weights play no part in running sums.
-    states = [RUNNING_SUMS.start(x[i], Place(i, n, neighbors[i], None, 1.0)) for i in range(n)]
+    states = [RUNNING_SUMS.start(x[i], Place(i, n, neighbors[i], None, 1.0, HELD)) for i in range(n)]
     sent = [[] for _ in range(n)]
     heard = [dict.fromkeys(near, -1) for near in neighbors]
     total = np.append(x.sum(axis=0), n)
     for _ in range(3000):
         i = int(rng.choice(n, p=np.arange(1, n + 1) / 36))  # some are eight times as fast as others
         message = np.empty(4)
-        RUNNING_SUMS.send(states[i], None, 0.1, message)
+        RUNNING_SUMS.send(states[i], None, 0.1, 0, message)
         sent[i].append(message)
         inbox = []
         for j in neighbors[i]:

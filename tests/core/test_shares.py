@@ -60,7 +60,7 @@ class Case:
             coded=WeightedRows(features, targets, np.repeat(scale / self.n, sizes), scale.sum() / m),
             owned=WeightedRows(features, targets, np.repeat(owned / self.n, sizes), owned.sum() / m),
             sizes=sizes,
-            l2_weights=(scale / m).tolist(),
+            weights=scale / m,
             test=WeightedRows(features[:6], targets[:6], np.empty(0), 0.0),
         )
 
@@ -146,7 +146,7 @@ def test_a_share_counts_its_rows_and_lets_the_caller_look_up(case, small_blocks)
 def test_a_worker_without_shards_has_no_gradient_and_no_loss():
     case = Case("least_squares")
     none = WeightedRows(np.empty((0, N_FEATURES)), np.empty(0), np.empty(0), 0.0)
-    share = ModelShare(case.objective, none, none, [], [], none)
+    share = ModelShare(case.objective, none, none, [], np.empty(0), none)
     assert (share.n_shards, share.n_rows, share.loss(case.params)) == (0, 0, 0.0)
     assert not share.gradient(case.params).any()
     custom = CustomShare(RidgeOnAShard(), N_FEATURES, [], np.empty(0), np.empty(0))
@@ -240,3 +240,20 @@ def test_params_stay_as_they_are(case):
     share.hessian_product(case.params, np.ones(share.n_params))
     share.loss(case.params)
     np.testing.assert_array_equal(case.params, before)
+
+
+def test_other_weights_scale_the_terms_of_the_shards_and_leave_the_loss_alone(case):
+    for worker in range(N_WORKERS):
+        shares = [case.share(worker)]
+        if case.objective.name == "least_squares" and isinstance(case.features, np.ndarray):
+            shares.append(custom_share(case, worker, RidgeOnAShard()))
+        for share in shares:
+            factors = np.random.default_rng(worker).uniform(0.0, 3.0, share.n_shards)
+            other = share.reweighted(factors * share.weights)
+            expected = sum(f * share.gradient(case.params, k) for k, f in enumerate(factors))
+            np.testing.assert_allclose(other.gradient(case.params), expected, rtol=1e-12, atol=1e-14)
+            assert other.weight == pytest.approx(float(factors @ share.weights))
+            assert other.loss(case.params) == share.loss(case.params)
+            # And there is a way back.
+            back = other.reweighted(share.weights)
+            np.testing.assert_allclose(back.gradient(case.params), share.gradient(case.params), rtol=1e-12, atol=1e-14)

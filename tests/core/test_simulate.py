@@ -69,7 +69,7 @@ def test_full_replication_without_stragglers_is_gradient_descent_on_any_graph(gr
 
 def test_allreduce_is_gradient_descent_however_the_shards_lie():
     net = Network(replication=1)
-    x = simulate(net.shares, decreasing, NOBODY_LATE, 25, mixing_matrix=None)
+    x = simulate(net.shares, decreasing, NOBODY_LATE, 25, mixing_matrix=None, method="allreduce")
     np.testing.assert_allclose(x, np.tile(net.descend(decreasing, 25), (6, 1)), rtol=0, atol=1e-12)
 
 
@@ -133,7 +133,10 @@ def test_stale_and_fold_differ_on_lossy_links():
 
 def take_rounds(net, method, graph, matrix, stragglers, n_rounds, rule="stale", max_age=0, late="discard"):
     """Drive a method's own functions, worker by worker, over links that lose messages."""
-    places = [Place(i, net.n, graph.neighbors(i), share, share.weight) for i, share in enumerate(net.shares)]
+    places = [
+        Place(i, net.n, graph.neighbors(i), share, share.weight, net.placed.held[:, net.placed.shards_of(i)])
+        for i, share in enumerate(net.shares)
+    ]
     mixings = [Mixing(mixing.neighbor_weights(matrix, graph, i), gossip.age_limit(rule, max_age)) for i in range(net.n)]
     states = [method.start(np.zeros(4), place) for place in places]
     last = [None] * net.n
@@ -145,7 +148,7 @@ def take_rounds(net, method, graph, matrix, stragglers, n_rounds, rule="stale", 
                 last[i] = Gradient(net.shares[i].gradient(state.params), state.params.copy())
             elif late == "discard":
                 last[i] = None
-            method.send(state, last[i], decreasing(t), sent[i])
+            method.send(state, last[i], decreasing(t), t, sent[i])
         for i in range(net.n):
             newest |= {(i, j): (t, sent[j]) for j in graph.neighbors(i) if stragglers.arrives(j, i, t)}
         for i, state in enumerate(states):
@@ -173,7 +176,7 @@ def test_methods_written_as_pure_functions_take_the_same_rounds(name, rule, link
         decreasing,
         stragglers,
         30,
-        mixing_matrix=matrix if method.exchange == "gossip" else None,
+        mixing_matrix=matrix,
         method=name,
         rule=rule,
         max_age=3,
@@ -261,9 +264,9 @@ def test_observer_sees_every_round_and_the_last_state_and_may_end_the_run():
 @pytest.mark.parametrize("synchronous", [False, True])
 def test_a_step_far_too_large_raises_an_error_that_names_the_setting(synchronous):
     net = Network()
-    matrix = None if synchronous else mixing.metropolis(topology.ring(6))
+    matrix, method = mixing.metropolis(topology.ring(6)), "allreduce" if synchronous else "goco"
     with pytest.raises(RunError, match=r"diverged in round \d+.* 1000 is too large. Lower step.size"):
-        simulate(net.shares, lambda t: 1000.0, NOBODY_LATE, 1000, mixing_matrix=matrix)
+        simulate(net.shares, lambda t: 1000.0, NOBODY_LATE, 1000, mixing_matrix=matrix, method=method)
 
 
 UNEVEN = placement.pairwise_balanced(5, 8, 2, seed=0).load
@@ -279,6 +282,7 @@ def mean_first_step(net, stragglers_of, round_, seeds):
             stragglers_of(seed),
             round_ + 1,
             mixing_matrix=None,
+            method="allreduce",
             late="partial",
         )[0]
         for seed in seeds

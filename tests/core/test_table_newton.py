@@ -23,6 +23,8 @@ from goco_mpi.experiment import lay_out
 
 EPS = np.finfo(np.float64).eps
 NO_MIXING = Mixing(np.empty(0), 0)
+HELD = np.ones((1, 0), dtype=bool)
+"""Nobody here asks who else holds what."""
 NOBODY_LATE = StragglerModel("none", 1)
 
 
@@ -55,7 +57,7 @@ class Problem:
             rows = WeightedRows(
                 self.features[index], self.targets[index], np.repeat(weights[held] / n, n), float(weights.sum())
             )
-            self.shares.append(ModelShare(self.objective, rows, rows, [n] * len(held), weights[held].tolist(), rows))
+            self.shares.append(ModelShare(self.objective, rows, rows, [n] * len(held), weights[held], rows))
 
     @property
     def n_params(self):
@@ -81,7 +83,7 @@ class Network:
         self.shares = shares
         self.n_params = shares[0].n_params
         self.states = [
-            TABLE_NEWTON.start(np.zeros(self.n_params), Place(i, n, neighbors[i], shares[i], weights[i]))
+            TABLE_NEWTON.start(np.zeros(self.n_params), Place(i, n, neighbors[i], shares[i], weights[i], HELD))
             for i in range(n)
         ]
         self.newest = {}
@@ -100,7 +102,7 @@ class Network:
                 gradient = Gradient(self.shares[i].gradient(state.params), state.params.copy())
                 self.gradients[i] = gradient
             out = np.full(TABLE_NEWTON.message_size(self.n_params), np.nan)
-            TABLE_NEWTON.send(state, gradient, np.nan, out)
+            TABLE_NEWTON.send(state, gradient, np.nan, 0, out)
             messages.append(out)
         for i, state in enumerate(self.states):
             for j in state.place.neighbors:
@@ -194,7 +196,7 @@ def test_delivery_duplicated_reordered_or_delayed_ends_in_the_same_table_bit_by_
     share = SimpleNamespace(n_params=n_params, n_rows=0, quadratic=True, hessian=lambda params: np.eye(n_params))
 
     def state():
-        return TABLE_NEWTON.start(np.zeros(n_params), Place(0, n_workers, (1, 2, 3), share, 1.0))
+        return TABLE_NEWTON.start(np.zeros(n_params), Place(0, n_workers, (1, 2, 3), share, 1.0, HELD))
 
     def deliver(state, messages):
         inbox = [Received(None if message is None else message.copy(), 0) for message in messages]
@@ -264,7 +266,7 @@ def test_two_unlike_hessians_are_stable_below_a_step_of_one_over_k_minus_one_and
     shares = []
     for diagonal in ([1.0, 10.0], [10.0, 1.0]):
         rows = WeightedRows(np.diag(np.sqrt(diagonal)), np.array([1.0, -2.0]), np.ones(2), 1.0)
-        shares.append(ModelShare(objective, rows, rows, [2], [1.0], rows))
+        shares.append(ModelShare(objective, rows, rows, [2], np.ones(1), rows))
     network = Network(shares)
     for state, share in zip(network.states, shares, strict=True):
         state.scaling = Scaling(share.hessian(np.zeros(2)), 0.0)  # two rows: left to itself it would add to it
@@ -428,17 +430,17 @@ def test_a_gradient_counts_once_and_at_the_point_where_it_was_taken():
     problem = Problem(n_workers=3, n=60, n_params=4, kind="logistic", l2=0.1)
     state = Network(problem.shares).states[0]
     out = np.empty(10)
-    TABLE_NEWTON.send(state, None, np.nan, out)
+    TABLE_NEWTON.send(state, None, np.nan, 0, out)
     assert not out.any()  # nothing to tell: stamp 0
     elsewhere = np.ones(4)
     gradient = Gradient(problem.shares[0].gradient(elsewhere), elsewhere)
-    TABLE_NEWTON.send(state, gradient, np.nan, out)
+    TABLE_NEWTON.send(state, gradient, np.nan, 0, out)
     first = out.copy()
     np.testing.assert_array_equal(first, [1.0, 1.0, *elsewhere, *gradient.vector])
     for repeated in (gradient, None):
-        TABLE_NEWTON.send(state, repeated, np.nan, out)
+        TABLE_NEWTON.send(state, repeated, np.nan, 0, out)
         np.testing.assert_array_equal(out, first)
-    TABLE_NEWTON.send(state, Gradient(gradient.vector, elsewhere), np.nan, out)
+    TABLE_NEWTON.send(state, Gradient(gradient.vector, elsewhere), np.nan, 0, out)
     assert out[0] == 2.0
 
 
@@ -557,7 +559,7 @@ def test_a_loss_that_is_not_convex_is_refused_at_the_start_and_later_falls_back_
         Network([share])
     share.hessian = lambda params: hessian if params.any() else np.eye(2)
     state = Network([share]).states[0]
-    TABLE_NEWTON.send(state, Gradient(np.ones(2), np.ones(2)), np.nan, np.empty(6))
+    TABLE_NEWTON.send(state, Gradient(np.ones(2), np.ones(2)), np.nan, 0, np.empty(6))
     assert state.scaling is state.first_scaling
 
 

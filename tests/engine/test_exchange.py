@@ -9,8 +9,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
+from goco_mpi.engine.allreduce_exchange import AllreduceExchange
 from goco_mpi.engine.deadline import Deadline
-from goco_mpi.engine.exchange import AllreduceExchange, Exchange, GossipExchange
+from goco_mpi.engine.exchange import Exchange
+from goco_mpi.engine.gossip_exchange import GossipExchange
 from goco_mpi.engine.session import Session
 from goco_mpi.engine.slots import HEADER
 

@@ -64,6 +64,9 @@ class ScriptedShare(Share):
     def loss(self, params: np.ndarray) -> float:
         raise AssertionError("a gradient needs no loss")
 
+    def reweighted(self, weights: np.ndarray) -> ScriptedShare:
+        raise AssertionError("these weights stay")
+
 
 NOBODY = StragglerModel("none", 1)
 EVERY_THIRD = StragglerModel("persistent", 1, ranks=(0,), factor=3.0)

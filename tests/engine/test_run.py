@@ -430,11 +430,11 @@ def loop_over(
 ) -> RoundLoop:
     """Return the loop of one rank that minimises |x|^2 / 2 + |x - 1|^2 / 2, in two dimensions."""
     rows = WeightedRows(np.eye(2), np.ones(2), np.ones(2), 1.0)
-    share = ModelShare(LeastSquares(2, l2=1.0), rows, rows, [1, 1], [0.5, 0.5], rows)
+    share = ModelShare(LeastSquares(2, l2=1.0), rows, rows, [1, 1], np.array([0.5, 0.5]), rows)
     return RoundLoop(
         work=GradientWork(0, share, stragglers or StragglerModel("none", 1), options.get("late", "discard")),
         method=METHODS["goco"],
-        place=Place(0, 1, (), share, share.weight),
+        place=Place(0, 1, (), share, share.weight, np.ones((1, 2), dtype=bool)),
         mixing=Mixing(np.empty(0), 20),
         exchange=exchange,
         step_size=StepSchedule(step, None),

@@ -8,7 +8,7 @@ into a message; the exchange happens (MPI in ``engine``, a matrix product in ``s
 from typing import Any
 
 from goco_mpi.core.methods.allreduce import ALLREDUCE
-from goco_mpi.core.methods.base import Gradient, Method, Place, State
+from goco_mpi.core.methods.base import Encoding, Gradient, Method, Place, State
 from goco_mpi.core.methods.dgd import DGD
 from goco_mpi.core.methods.exact_diffusion import EXACT_DIFFUSION
 from goco_mpi.core.methods.goco import GOCO
@@ -19,4 +19,4 @@ METHODS: dict[str, Method[Any]] = {
     method.name: method for method in (GOCO, PUSH_PULL, EXACT_DIFFUSION, TABLE_NEWTON, DGD, ALLREDUCE)
 }
 
-__all__ = ["METHODS", "Gradient", "Method", "Place", "State"]
+__all__ = ["METHODS", "Encoding", "Gradient", "Method", "Place", "State"]

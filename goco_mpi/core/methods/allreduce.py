@@ -25,7 +25,7 @@ class Allreduce(Method[State]):
         """Return a state of parameters alone."""
         return State(params.copy())
 
-    def send(self, state: State, gradient: Gradient | None, step_size: float, out: Array) -> None:
+    def send(self, state: State, gradient: Gradient | None, step_size: float, round_: int, out: Array) -> None:
         """Send the gradient."""
         if gradient is None:
             out[:] = 0.0

@@ -42,6 +42,8 @@ class Place:
     weight : float
         (N/M) sum_k a_ik, the weight of its coded gradient; their mean over all workers is 1 where
         nobody's lateness is made up for.
+    held : ndarray of shape (n_workers, n_held), bool
+        Which of the shards held here each worker holds too; all true in this worker's row.
     """
 
     worker: int
@@ -49,14 +51,35 @@ class Place:
     neighbors: tuple[int, ...]
     share: Share
     weight: float
+    held: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """The weights that a gradient is coded with, where they change in the course of a run.
+
+    Attributes
+    ----------
+    weights : ndarray of shape (n_held,)
+        (N/M) a_ik of the shards held, in their order.
+    epoch : int
+        How often all workers have changed theirs together, for methods where they do.
+    """
+
+    weights: Array
+    epoch: int = 0
 
 
 @dataclass(frozen=True, eq=False)
 class Gradient:
-    """A coded gradient and where it was taken, both of shape (n_params,)."""
+    """A coded gradient and where it was taken, both of shape (n_params,), and what it was coded with.
+
+    ``encoding`` is None where that is the share's own weights.
+    """
 
     vector: Array
     params: Array
+    encoding: Encoding | None = None
 
 
 S = TypeVar("S", bound=State)
@@ -94,12 +117,16 @@ class Method(ABC, Generic[S]):
     def start(self, params: Array, place: Place) -> S:
         """Return a worker's first state."""
 
+    def encoding(self, state: S) -> Encoding | None:
+        """Return the weights for a gradient that begins now; None: those of the worker's share."""
+        return None
+
     @abstractmethod
-    def send(self, state: S, gradient: Gradient | None, step_size: float, out: Array) -> None:
+    def send(self, state: S, gradient: Gradient | None, step_size: float, round_: int, out: Array) -> None:
         """Take the local step and write the message into ``out``, shape (message_size,).
 
         ``gradient`` is the coded gradient, None where it was not finished; it may have been taken at
-        earlier parameters than the state's.
+        earlier parameters than the state's. ``round_`` never goes back, but may stay or jump.
         """
 
     @abstractmethod
@@ -117,7 +144,7 @@ class Descent(Method[State]):
         """Return a state of parameters alone."""
         return State(params.copy())
 
-    def send(self, state: State, gradient: Gradient | None, step_size: float, out: Array) -> None:
+    def send(self, state: State, gradient: Gradient | None, step_size: float, round_: int, out: Array) -> None:
         """Send v."""
         if gradient is None:
             np.copyto(out, state.params)

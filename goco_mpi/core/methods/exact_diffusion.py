@@ -42,7 +42,9 @@ class ExactDiffusion(Method[ExactDiffusionState]):
         """Return a state that has seen no gradient yet."""
         return ExactDiffusionState(params.copy(), np.zeros_like(params))
 
-    def send(self, state: ExactDiffusionState, gradient: Gradient | None, step_size: float, out: Array) -> None:
+    def send(
+        self, state: ExactDiffusionState, gradient: Gradient | None, step_size: float, round_: int, out: Array
+    ) -> None:
         """Send phi."""
         if gradient is not None:
             np.copyto(state.memory, gradient.vector)

@@ -62,7 +62,7 @@ class PushPull(Method[PushPullState]):
             inflow=np.zeros(n),
         )
 
-    def send(self, state: PushPullState, gradient: Gradient | None, step_size: float, out: Array) -> None:
+    def send(self, state: PushPullState, gradient: Gradient | None, step_size: float, round_: int, out: Array) -> None:
         """Update the tracker and send (v, sigma)."""
         n = state.params.size
         share = 1.0 / (1.0 + len(state.rho))

@@ -49,7 +49,9 @@ class RunningSums(Method[RunningSumsState]):
         n = params.size + 1
         return RunningSumsState(params.copy(), np.append(params, 1.0), np.zeros(n), np.zeros((len(place.neighbors), n)))
 
-    def send(self, state: RunningSumsState, gradient: Gradient | None, step_size: float, out: Array) -> None:
+    def send(
+        self, state: RunningSumsState, gradient: Gradient | None, step_size: float, round_: int, out: Array
+    ) -> None:
         """Take the step on the numerator, and send the running sum."""
         if gradient is not None:
             state.mass[:-1] -= step_size * state.mass[-1] * gradient.vector

@@ -166,7 +166,9 @@ class TableNewton(Method[TableNewtonState]):
             scaling=scaling,
         )
 
-    def send(self, state: TableNewtonState, gradient: Gradient | None, step_size: float, out: Array) -> None:
+    def send(
+        self, state: TableNewtonState, gradient: Gradient | None, step_size: float, round_: int, out: Array
+    ) -> None:
         """Enter a new gradient into the table, and send the worker's own entry."""
         me, n = state.place.worker, state.params.size
         if gradient is not None and gradient is not state.last:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from goco_mpi.core.shares import Share
-from goco_mpi.core.simulate import Array, Finished, Links, Step
+from goco_mpi.core.stacked.base import Array, Finished, Links, Step
 
 
 class StackedNewton(Step):

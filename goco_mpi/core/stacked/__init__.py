@@ -1,0 +1,27 @@
+"""The methods once more, on stacked arrays: the oracle for ``core.methods`` and ``engine``.
+
+Written from the equations, and sharing no code with what they are to check: parameters are a matrix X
+of shape (n_workers, n_params), gossip is a sparse matrix product, lateness is a mask.
+"""
+
+from collections.abc import Callable, Sequence
+
+from goco_mpi.core.shares import Share
+from goco_mpi.core.stacked.allreduce import StackedAllreduce
+from goco_mpi.core.stacked.base import Array, Links, Step
+from goco_mpi.core.stacked.exact_diffusion import StackedExactDiffusion
+from goco_mpi.core.stacked.goco import StackedDescent
+from goco_mpi.core.stacked.push_pull import StackedPushPull
+from goco_mpi.core.stacked.running_sums import StackedRunningSums
+from goco_mpi.core.stacked.table_newton import StackedNewton
+
+STEPS: dict[str, Callable[[Array, Links, Sequence[Share]], Step]] = {
+    "goco": StackedDescent,
+    "push_pull": StackedPushPull,
+    "exact_diffusion": StackedExactDiffusion,
+    "table_newton": StackedNewton,
+    "dgd": StackedDescent,
+    "allreduce": StackedAllreduce,
+}
+
+__all__ = ["STEPS", "Links", "StackedRunningSums", "Step"]

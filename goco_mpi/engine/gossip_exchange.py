@@ -1,0 +1,313 @@
+"""Gossip over a graph communicator: slots, deadlines and suspects."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import numpy as np
+from mpi4py import MPI
+from numpy.typing import NDArray
+
+from goco_mpi.core.gossip import Received
+from goco_mpi.engine.bulletin import Bulletin
+from goco_mpi.engine.deadline import Deadline, waitany_until, waitsome_until
+from goco_mpi.engine.exchange import Exchange, ExchangeCounts
+from goco_mpi.engine.slots import FAILED, GOODBYE, HEADER, STOPPED, Message, Outbox, ReceiveSlot, SendSlot
+from goco_mpi.engine.suspicion import Suspicion
+from goco_mpi.errors import RunError
+
+Array = NDArray[np.float64]
+
+NETWORK_WEIGHT = 30.0
+"""How much more a second in the network counts than a second of work when the deadline is learned.
+
+With ``deadline.gossip_factor = 0.1`` the deadline is a tenth of the work of a round plus three
+times what the network usually takes: short where messages are quick, and never below what they
+need. A wait that a neighbour's longer work explains is not the network's, or the deadline would
+learn to wait for a slow neighbour."""
+
+MOST_DRAINED = 10_000
+"""Messages taken in at a time from one neighbour: more than MPI keeps, less than for ever."""
+
+_TAG = 1
+
+
+@dataclass(slots=True)
+class _Edge:
+    """One neighbour and what this rank keeps of it."""
+
+    neighbor: int
+    send: SendSlot
+    receive: ReceiveSlot
+    suspicion: Suspicion
+    arrives: Callable[[int], bool] | None
+    arrived_s: float = math.nan
+
+
+class GossipExchange(Exchange):
+    """Slots to every graph neighbour; waits for those who are not suspects. Collective.
+
+    Parameters
+    ----------
+    comm : MPI.Intracomm
+        Private communicator of all workers.
+    neighbors : sequence of int
+        Sorted, without this rank.
+    n_params : int
+        Numbers in a message.
+    deadline : Deadline
+        How long to wait in a round. An infinite one makes the exchange synchronous: every
+        round's vectors are waited for and mixed exactly, as in the simulator.
+    poll_s : float
+        Sleep between two looks, in seconds.
+    arrives : callable (source, round) -> bool, optional
+        Scripted loss of messages.
+    bulletin : Bulletin, optional
+        Numbers for all ranks that travel with the vectors, where somebody wants them.
+    """
+
+    def __init__(
+        self,
+        comm: MPI.Intracomm,
+        neighbors: Sequence[int],
+        n_params: int,
+        deadline: Deadline,
+        poll_s: float,
+        arrives: Callable[[int, int], bool] | None = None,
+        bulletin: Bulletin | None = None,
+    ) -> None:
+        self._graph = comm.Create_dist_graph_adjacent(list(neighbors), list(neighbors), reorder=False)
+        self._graph.Set_name("goco_mpi.graph")
+        self._deadline = deadline
+        self._synchronous = math.isinf(deadline.seconds)
+        self._poll_s = poll_s
+        self._arrives = arrives
+        self._bulletin = bulletin
+        self._n_bulletin = 0 if bulletin is None else bulletin.entries.size
+        self._rank = comm.Get_rank()
+        self.degree = len(neighbors)
+        self._outbox = Outbox(n_params, self._n_bulletin)
+        self._message = self._outbox.blank()
+        self._message.users += 1
+        self._persistent: list[MPI.Prequest] = []
+        self._edges = [self._edge(neighbor, n_params) for neighbor in neighbors]
+        # What is tested together: a receive and a send for each edge, null where nothing is under way.
+        self._requests: list[MPI.Request] = [edge.receive.request for edge in self._edges]
+        self._requests += [MPI.REQUEST_NULL for _ in neighbors]
+        self._message_bytes = (HEADER + self._n_bulletin + n_params) * 8
+        self._round = 0
+        self._busy_since = time.perf_counter()
+        self._busy_s = 0.0
+        self._counts = ExchangeCounts()
+
+    def _edge(self, neighbor: int, n_params: int) -> _Edge:
+        """Set up one edge on persistent requests, one a buffer: cheaper to start than new ones."""
+        buffers = np.zeros((2, HEADER + self._n_bulletin + n_params))
+        receives = [self._graph.Recv_init(buffer, neighbor, _TAG) for buffer in buffers]
+        sends: dict[Message, MPI.Prequest] = {}
+        self._persistent += receives
+
+        def receive(index: int) -> MPI.Request:
+            receives[index].Start()
+            return receives[index]
+
+        def send(message: Message) -> MPI.Request:
+            if message not in sends:
+                sends[message] = self._graph.Send_init(message.buffer, neighbor, _TAG)
+                self._persistent.append(sends[message])
+            sends[message].Start()
+            return sends[message]
+
+        slot = ReceiveSlot(buffers, receive, self._n_bulletin)
+        arrives = None if self._arrives is None else partial(self._arrives, neighbor)
+        return _Edge(neighbor, SendSlot(send), slot, Suspicion(), arrives)
+
+    def blank(self) -> Array:
+        """Return the vector to fill, in the very message that will carry it."""
+        self._message.users -= 1
+        self._message = self._outbox.blank()
+        self._message.users += 1  # ours, beside the slots'
+        return self._message.params
+
+    def drain(self) -> None:
+        """Take in all that has arrived and start sends that were waiting.
+
+        All: while a rank was frozen, MPI may have kept hundreds of short messages of each neighbour,
+        of which only the last is of use.
+        """
+        for _ in range(MOST_DRAINED):
+            if not self._progress(deadline=0.0):
+                break
+
+    def _progress(self, deadline: float) -> bool:
+        """Complete whatever is complete; wait for the first such until ``deadline``.
+
+        Returns
+        -------
+        bool
+            Whether a message arrived.
+        """
+        requests, degree, arrived = self._requests, self.degree, False
+        for index in waitsome_until(requests, deadline, self._poll_s):
+            if index < degree:
+                self._take_in(self._edges[index])
+                self._listen(index)
+                arrived = True
+            else:
+                slot = self._edges[index - degree].send
+                slot.complete()
+                requests[index] = slot.request or MPI.REQUEST_NULL
+        return arrived
+
+    def _take_in(self, edge: _Edge) -> None:
+        slot = edge.receive
+        if self._bulletin is not None:
+            self._bulletin.merge(slot.bulletin)
+        slot.complete(edge.arrives)
+        edge.arrived_s = time.perf_counter()
+        if slot.heard_round > self.newest_round:
+            self.newest_round = slot.heard_round
+        if slot.flags:
+            self.failed |= bool(slot.flags & FAILED)
+            self.stopped |= bool(slot.flags & STOPPED)
+
+    def _listen(self, index: int) -> None:
+        """Test an edge's posted receive from now on, unless it must not be heard yet."""
+        slot = self._edges[index].receive
+        # Synchronous means mixing exactly this round's vectors: a neighbour who is already here
+        # is not listened to again before that, or its next one would win.
+        deaf = slot.request is None or (self._synchronous and slot.heard_round >= self._round)
+        self._requests[index] = MPI.REQUEST_NULL if deaf else slot.request
+
+    def offer(self, round_: int, step: int) -> None:
+        """Hand the message to every slot."""
+        self._round = round_
+        if self._synchronous:
+            for index in range(self.degree):
+                self._listen(index)
+        self._send(round_, step, 0)
+
+    def _send(self, round_: int, step: int, flags: int) -> None:
+        if self._synchronous:
+            self._let_leave(math.inf)
+        self._busy_s = time.perf_counter() - self._busy_since
+        self._message.write_header(round_, flags, self._busy_s, step)
+        if self._bulletin is not None:
+            self._message.bulletin[:] = self._bulletin.entries.ravel()
+        for index, edge in enumerate(self._edges, self.degree):
+            edge.send.offer(self._message)
+            self._requests[index] = edge.send.request
+
+    def _let_leave(self, end: float) -> None:
+        """Let waiting messages leave, lest the next supersedes them: synchronous neighbours need every round's."""
+        for edge in self._edges:
+            while edge.send.crowded and time.perf_counter() < end:
+                self._progress(end)
+
+    def wait(self, round_: int) -> None:
+        """Wait until every trusted neighbour has delivered this round, or the deadline."""
+        start = time.perf_counter()
+        deadline = start + self._deadline.seconds
+        trusted = [edge for edge in self._edges if not edge.suspicion.suspect]
+        awaited = [edge for edge in trusted if edge.receive.reached < round_]
+        self._progress(deadline if awaited else start)
+        while not self.failed:
+            awaited = [edge for edge in awaited if edge.receive.reached < round_]
+            if not awaited or time.perf_counter() >= deadline:
+                break
+            self._progress(deadline)
+        self._busy_since = time.perf_counter()
+        if trusted and self._deadline.learns:
+            explained = max(max(edge.receive.busy_s for edge in trusted) - self._busy_s, 0.0)
+            network_s = max(self._busy_since - start - explained, 0.0)
+            self._deadline.observe(self._busy_s + NETWORK_WEIGHT * network_s)
+        for edge in self._edges:
+            if edge.receive.reached < round_ or not edge.suspicion.settled:
+                self._judge(edge, round_)
+
+    def _judge(self, edge: _Edge, round_: int) -> None:
+        suspicion, reached = edge.suspicion, edge.receive.reached
+        was_suspect = suspicion.suspect
+        late = reached < round_
+        self._counts.missed += late
+        suspicion.judge(edge.receive.heard_round, late, missed=late and not was_suspect)
+        self._counts.suspected += suspicion.suspect and not was_suspect
+
+    def inbox(self, round_: int) -> tuple[Array, list[Received]]:
+        """Return the message offered and each neighbour's newest."""
+        slots = [edge.receive for edge in self._edges]
+        return self._message.params, [Received(slot.value, round_ - slot.value_round) for slot in slots]
+
+    def steps(self) -> list[int]:
+        """Return the neighbours' steps that the inbox holds, -1 where nothing came yet."""
+        return [edge.receive.value_step for edge in self._edges]
+
+    def tell(self, round_: int, value: float) -> None:
+        """Post a number to the bulletin."""
+        if self._bulletin is not None:
+            self._bulletin.post(self._rank, round_, value)
+
+    def told(self) -> float:
+        """Return the sum over the bulletin."""
+        return math.nan if self._bulletin is None else self._bulletin.total()
+
+    def stop(self) -> None:
+        """Stop here at once; the goodbye tells the neighbours."""
+        self.stopped = True
+
+    def arrivals(self) -> tuple[list[float], list[bool]]:
+        """Return when each neighbour's newest vector arrived, and whether it is a suspect."""
+        return [edge.arrived_s for edge in self._edges], [edge.suspicion.suspect for edge in self._edges]
+
+    def close(self, round_: int, step: int, failed: bool, time_limit_s: float) -> None:
+        """Say goodbye on every edge, take in every neighbour's, and wait for all ranks.
+
+        Also neighbours who said goodbye first get one: they wait for it. To be called once; after an
+        error the exchange is of no more use.
+
+        Raises
+        ------
+        RunError
+            If a neighbour stays silent for ``time_limit_s``.
+        """
+        end = time.perf_counter() + time_limit_s
+        if self._synchronous:
+            self._let_leave(end)
+        self._synchronous = False  # nothing is mixed any more: listen to everyone
+        for index in range(len(self._edges)):
+            self._listen(index)
+        # Also who stops because a neighbour did says so, for those who do not know that one.
+        flags = (FAILED if failed or self.failed else 0) | (STOPPED if self.stopped else 0)
+        self._send(round_, step, GOODBYE | flags)
+        while any(edge.send.request is not None or edge.receive.request is not None for edge in self._edges):
+            self._progress(end)
+            if time.perf_counter() >= end:
+                silent = [edge.neighbor for edge in self._edges if not edge.receive.goodbye]
+                raise RunError(f"ranks {silent} did not end. {_shutdown_advice(time_limit_s)}")
+        if waitany_until([self._graph.Ibarrier()], end, max(self._poll_s, 1e-4)) is None:
+            raise RunError(f"not all ranks ended. {_shutdown_advice(time_limit_s)}")
+        for request in self._persistent:
+            request.Free()
+        self._graph.Free()
+
+    def counts(self) -> ExchangeCounts:
+        """Return the counts so far."""
+        sent = sum(edge.send.n_sent for edge in self._edges)
+        return replace(
+            self._counts,
+            messages_sent=sent,
+            bytes_sent=sent * self._message_bytes,
+            messages_received=sum(edge.receive.n_received for edge in self._edges),
+            superseded=sum(edge.send.n_superseded for edge in self._edges),
+        )
+
+
+def _shutdown_advice(time_limit_s: float) -> str:
+    return (
+        f"deadline.shutdown_s = {time_limit_s:g} s have passed since this rank was done. Some rank is frozen, "
+        "or much slower than the others; raise deadline.shutdown_s if that is expected."
+    )
