@@ -17,11 +17,20 @@ from typing import Any, TypeVar, get_type_hints
 
 import msgspec
 
-from goco_mpi.core import encoding, gossip, mixing, objectives, placement, stragglers, topology
+from goco_mpi.core import encoding, gossip, mixing, objectives, placement, rates, stragglers, topology
 from goco_mpi.core.methods import METHODS
 from goco_mpi.core.methods.table_newton import TABLE_NEWTON
 from goco_mpi.errors import InputError, check_one_of, check_range
-from goco_mpi.schema import DeadlineConfig, PlacementConfig, RunConfig, Section, StepConfig, StopConfig
+from goco_mpi.schema import (
+    DeadlineConfig,
+    MethodConfig,
+    PlacementConfig,
+    RunConfig,
+    Section,
+    StepConfig,
+    StopConfig,
+    StragglerConfig,
+)
 
 BUNDLED = ("digits", "breast_cancer", "diabetes")
 PARTITIONS = ("iid", "by_label", "in_order")
@@ -204,6 +213,8 @@ def _check(config: RunConfig) -> None:
     check_one_of("method.kind", config.method.kind, METHODS)
     check_one_of("method.late", config.method.late, LATE_POLICIES)
     check_one_of("method.weights", config.method.weights, encoding.KINDS)
+    if config.method.rates is not None:
+        check_one_of("method.rates", config.method.rates, rates.KINDS)
     if config.method.mixing is not None:
         check_one_of("method.mixing", config.method.mixing, gossip.RULES)
     check_range("method.max_age", config.method.max_age, 0, 2**31)
@@ -286,11 +297,21 @@ def _resolve(config: RunConfig) -> RunConfig:
         placement_section = PlacementConfig(kind="uncoded", replication=1)
     if method.exchange == "allreduce":
         section = replace(section, late="wait")
+    if section.rates is None:
+        section = replace(section, rates=_default_rates(section, config.stragglers))
     if section.late == "wait":
         deadline = replace(deadline, compute_s=math.inf, gossip_s=math.inf)
     config = replace(config, method=section, placement=placement_section, step=step, deadline=deadline)
     _check_pairings(config)
     return config
+
+
+def _default_rates(section: MethodConfig, straggler_section: StragglerConfig) -> str:
+    if not METHODS[section.kind].reweighs or section.weights == "plain" or section.late == "wait":
+        return "stated"
+    if section.late == "memory":
+        return "live"
+    return "ema" if straggler_section.kind == "none" else "stated"
 
 
 def _check_pairings(config: RunConfig) -> None:
@@ -311,6 +332,7 @@ def _check_pairings(config: RunConfig) -> None:
             f"method.late = 'partial' is not sound with method.kind = '{kind}', which remembers whole gradients: "
             "a part would take the place of the whole. Use 'memory' or 'discard'."
         )
+    _check_rates(config.method)
     if method is TABLE_NEWTON and config.topology.kind != "complete":
         raise InputError(
             f"method.kind = '{kind}' needs topology.kind = 'complete': a rank hears of another's gradient only from "
@@ -320,6 +342,25 @@ def _check_pairings(config: RunConfig) -> None:
         raise InputError(
             f"stop.gradient_norm does not go with method.kind = '{kind}': it is read off steps along the gradient, and "
             f"these are not. Got {config.stop.gradient_norm:g}. Use stop.target_loss."
+        )
+
+
+def _check_rates(section: MethodConfig) -> None:
+    if section.rates == "stated":
+        return
+    given = f"method.rates = '{section.rates}'"
+    if not METHODS[section.kind].reweighs:
+        raise InputError(
+            f"{given} does not go with method.kind = '{section.kind}', whose weights stay as they are. "
+            "Use 'stated', or method.kind = 'goco'."
+        )
+    if section.weights == "plain" or section.late == "wait":
+        what = "method.weights = 'plain'" if section.weights == "plain" else "method.late = 'wait'"
+        raise InputError(f"{given} does not go with {what}, under which no rate matters. Leave method.rates out.")
+    if section.late == "memory" and section.rates != "live":
+        raise InputError(
+            f"{given} is not sound with method.late = 'memory': a late rank's last gradient counts in every round, "
+            "however seldom it finishes. Use 'live' or 'stated'."
         )
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from goco_mpi.core import encoding, gossip, mixing, objectives, optimum, placement, schedules, topology
 from goco_mpi.core.gossip import Mixing
 from goco_mpi.core.methods import METHODS, Method, Place
+from goco_mpi.core.methods.rated import Rated
 from goco_mpi.core.methods.running_sums import RUNNING_SUMS
 from goco_mpi.core.objectives import Objective, WeightedRows
 from goco_mpi.core.placement import Placement
@@ -61,7 +62,9 @@ class Layout:
         """Return where a worker stands, for its method."""
         weight = float(self.encoding_weights[worker].sum()) * self.n_workers / self.placement.n_shards
         held = self.placement.held[:, self.placement.shards_of(worker)]
-        return Place(worker, self.n_workers, self.topology.neighbors(worker), share, weight, held)
+        return Place(
+            worker, self.n_workers, self.topology.neighbors(worker), share, weight, held, self.placement.n_shards
+        )
 
     def mixing(self, worker: int) -> Mixing:
         """Return a worker's weights of its neighbours, under the rule of the config."""
@@ -102,7 +105,9 @@ def lay_out(config: RunConfig, n_workers: int) -> Layout:
     )
     # Whoever waits for everyone, or goes on using its last gradient, loses none: nothing to make up for.
     completion_rates = np.ones(n_workers)
-    if config.method.late == "discard" and not METHODS[config.method.kind].remembers:
+    if config.method.rates != "stated":
+        pass  # they will show
+    elif config.method.late == "discard" and not METHODS[config.method.kind].remembers:
         completion_rates = stragglers.completion_rates()
     elif config.method.late == "partial":
         completion_rates = stragglers.completion_rates(holders.load)
@@ -114,8 +119,14 @@ def lay_out(config: RunConfig, n_workers: int) -> Layout:
         placement=holders,
         encoding_weights=encoding.build(config.method.weights, holders, completion_rates),
         stragglers=stragglers,
-        method=RUNNING_SUMS if config.method.mixing == "running" else METHODS[config.method.kind],
+        method=_method(config, n_workers),
     )
+
+
+def _method(config: RunConfig, n_workers: int) -> Method[Any]:
+    section = config.method
+    method: Method[Any] = RUNNING_SUMS if section.mixing == "running" else METHODS[section.kind]
+    return method if section.rates == "stated" else Rated(method, section.weights, str(section.rates), n_workers)
 
 
 def _topology(config: RunConfig, n_workers: int) -> Topology:

@@ -84,7 +84,12 @@ class MethodConfig(Section, frozen=True):
     so far count, in random order) | memory (it is carried on with and used when ready, until then the last
     one is) | wait (there is no deadline: both are inf)."""
     weights: str = "coverage"
-    """paper | coverage | plain: the encoding weights."""
+    """The encoding weights: paper (by the mean completion rate) | own (by the rank's own) | coverage (by those
+    of all holders of a shard) | plain (lateness is ignored)."""
+    rates: str | None = None
+    """goco: where the completion rates in the weights come from: stated (by [stragglers]), or the ranks tell
+    each other: ema (an average over recent rounds) | counted (over all rounds) | live (1 for ranks that are heard of,
+    0 for silent ones). Default: live with late = memory; else stated if [stragglers] states any, and ema if not."""
     mixing: str | None = None
     """What is done about late neighbours: stale (their older vector is mixed) | fold (they are left out) | symmetric
     (a pair mixes both or neither; needs gossip_s = inf) | running (sums, of which nothing is lost). Default: as the

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from goco_mpi.core import metrics, objectives
+from goco_mpi.core import encoding, metrics, objectives
 from goco_mpi.core.simulate import Observe, simulate
 from goco_mpi.experiment import lay_out, load_problem, step_schedule
 from goco_mpi.record import Outcome
@@ -54,6 +54,13 @@ class Simulation:
             return largest(self.problem.pooled_rows())
         return max(largest(share.coded) for share in self._shares)
 
+    def _weigh(self, worker: int, completion_rates: Array) -> Array:
+        """Return (N/M) a_ik of a worker's shards, were these the completion rates."""
+        holders, kind = self.layout.placement, self.config.method.weights
+        held = holders.shards_of(worker)
+        weights = np.asarray(encoding.KINDS[kind](holders, np.maximum(completion_rates, 1e-300))[worker, held])
+        return np.minimum(weights, 100.0) * (self.layout.n_workers / holders.n_shards)
+
     def run(self, observe: Observe) -> Array:
         """Simulate the rounds; see `goco_mpi.core.simulate.simulate`."""
         return simulate(
@@ -66,6 +73,8 @@ class Simulation:
             rule=str(self.config.method.mixing),
             max_age=self.config.method.max_age,
             late=self.config.method.late,
+            rates=str(self.config.method.rates),
+            weigh=self._weigh,
             observe=observe,
         )
 

@@ -39,7 +39,7 @@ def refusal(raw):
 def test_an_empty_experiment_is_all_defaults():
     # But for what follows from the method: the record says what will be done.
     defaults = RunConfig()
-    assert parse_config({}) == cfg.replace(defaults, method=cfg.replace(defaults.method, mixing="stale"))
+    assert parse_config({}) == cfg.replace(defaults, method=cfg.replace(defaults.method, mixing="stale", rates="ema"))
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
@@ -65,7 +65,7 @@ def test_values_arrive_where_they_belong():
     assert config.topology.edges == ((0, 1), (1, 2))
     assert config.stragglers.ranks == (1, 2)
     assert (config.step.size, config.step.tau) == (0.5, 10.0)
-    assert config.method == schema.MethodConfig(mixing="stale")
+    assert config.method == schema.MethodConfig(mixing="stale", rates="stated")
 
 
 # Each: key, value, the rule that the message must state, the value as the message must show it.
@@ -106,7 +106,8 @@ WRONG = [
         "Got 'sgd'",
     ),
     ("method.late", "drop", "must be one of discard, partial, memory, wait", "Got 'drop'"),
-    ("method.weights", "ema", "must be one of paper, coverage, plain", "Got 'ema'"),
+    ("method.rates", "measured", "must be one of stated, counted, ema, live", "Got 'measured'"),
+    ("method.weights", "ema", "must be one of paper, own, coverage, plain", "Got 'ema'"),
     ("method.mixing", "sums", "must be one of stale, fold, symmetric, running", "Got 'sums'"),
     ("method.mixing", 3, "must be a text", "Got 3"),
     ("method.max_age", -1, "must be between 0 and", "Got -1"),
@@ -382,10 +383,10 @@ def test_a_method_that_does_not_mix_has_no_rule_and_does_not_become_another(kind
 
 @pytest.mark.parametrize("kind", ["goco", "dgd"])
 def test_running_sums_take_the_place_of_the_method_that_they_carry(kind):
-    layout = lay_out(parse_config({"method": {"kind": kind, "mixing": "running"}}), 4)
+    layout = lay_out(parse_config({"method": {"kind": kind, "mixing": "running", "rates": "stated"}}), 4)
     assert layout.method is RUNNING_SUMS
     assert layout.placement.replication.tolist() == [2 if kind == "goco" else 1] * 16
-    assert lay_out(parse_config({"method": {"kind": kind}}), 4).method is METHODS[kind]
+    assert lay_out(parse_config({"method": {"kind": kind, "rates": "stated"}}), 4).method is METHODS[kind]
 
 
 @pytest.mark.parametrize("kind", ["goco", "exact_diffusion"])
@@ -470,3 +471,36 @@ def test_replace_leaves_the_original_alone():
     assert (changed.size, section.size) == (2.0, None)
     with pytest.raises(AttributeError):
         section.size = 1.0
+
+
+@pytest.mark.parametrize(
+    ("method", "stragglers", "rates"),
+    [
+        ({}, "none", "ema"),
+        ({}, "slow", "stated"),
+        ({"late": "partial"}, "none", "ema"),
+        ({"late": "memory"}, "slow", "live"),
+        ({"late": "wait"}, "none", "stated"),
+        ({"weights": "plain"}, "none", "stated"),
+        ({"kind": "push_pull"}, "none", "stated"),
+        ({"kind": "dgd"}, "none", "stated"),
+        ({"rates": "counted"}, "slow", "counted"),
+    ],
+)
+def test_rates_are_observed_where_nobody_states_them(method, stragglers, rates):
+    assert parse_config({"method": method, "stragglers": {"kind": stragglers}}).method.rates == rates
+
+
+@pytest.mark.parametrize(
+    ("method", "why"),
+    [
+        ({"kind": "push_pull"}, "whose weights stay as they are"),
+        ({"kind": "dgd"}, "whose weights stay as they are"),
+        ({"weights": "plain"}, "under which no rate matters"),
+        ({"late": "wait"}, "under which no rate matters"),
+        ({"late": "memory"}, "last gradient counts in every round"),
+    ],
+)
+def test_observed_rates_are_refused_where_they_mean_nothing(method, why):
+    with pytest.raises(InputError, match=rf"method.rates = 'ema' .*{why}"):
+        parse_config({"method": {**method, "rates": "ema"}})

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from goco_mpi.core.shares import Share
 from goco_mpi.core.stacked import STEPS, Links, StackedRunningSums
+from goco_mpi.core.stacked.rated import StackedRated, Weigh
 from goco_mpi.core.stragglers import StragglerModel
 from goco_mpi.errors import divergence
 
@@ -32,6 +33,8 @@ def simulate(
     rule: str = "stale",
     max_age: int = 0,
     late: str = "discard",
+    rates: str = "stated",
+    weigh: Weigh | None = None,
     observe: Observe = lambda round_, stacked_params: True,
 ) -> Array:
     """Run ``n_rounds`` rounds from zero and return all workers' parameters.
@@ -54,6 +57,10 @@ def simulate(
     late : {'discard', 'partial', 'memory', 'wait'}
         What a straggler's step is taken with: nothing, the shards it finished, its last whole
         gradient; or everyone waits and there are no stragglers.
+    rates : {'stated', 'counted', 'ema', 'live'}
+        Where completion rates come from; ``stated``: the shares' weights have them in.
+    weigh : callable (worker, q) -> ndarray, optional
+        The (N/M) a_ik of a worker's shards where the completion rates are q; for the other kinds of rates.
     observe : callable (round, X) -> bool
         Called before every round and once after the last; a False ends the run. X must not be kept.
 
@@ -76,10 +83,12 @@ def simulate(
     matrix = sp.eye_array(n_workers, format="csr") if mixing_matrix is None else mixing_matrix
     links = Links(matrix, stragglers, rule, max_age)
     step = (StackedRunningSums if rule == "running" else STEPS[method])(x, links, shares)
+    if weigh is not None and rates != "stated":
+        step = StackedRated(step, Links(matrix, stragglers, rule, max_age), rates, weigh)
     for t in range(n_rounds):
         if not observe(t, step.x):
             return step.x
-        finished = np.ones(n_workers, dtype=bool)
+        done = np.ones(n_workers)
         for i, share in enumerate(shares):
             weights = step.weights(i, t)
             if weights is not None:
@@ -90,13 +99,14 @@ def simulate(
                 n_finished = stragglers.shards_finished(i, t, share.n_shards)
                 shards = stragglers.shard_order(i, t, share.n_shards)[:n_finished]
                 g[i] = sum((share.gradient(step.x[i], k) for k in shards), start=np.zeros(share.n_params))
-                finished[i] = n_finished > 0
+                done[i] = n_finished / max(share.n_shards, 1)
             else:
-                finished[i] = False
+                done[i] = 0.0
                 if late == "discard":
                     g[i] = 0.0
         eta = step_size(t)
-        step.advance(g, finished, eta, t)
+        step.work(done, t)
+        step.advance(g, done > 0.0, eta, t)
         # Far below overflow, so that nothing computed from it warns or becomes NaN unseen.
         if not np.abs(step.x).max() < 1e100:
             raise divergence(t, eta)

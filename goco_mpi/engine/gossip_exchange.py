@@ -12,8 +12,8 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
+from goco_mpi.core.bulletin import Bulletin
 from goco_mpi.core.gossip import Received
-from goco_mpi.engine.bulletin import Bulletin
 from goco_mpi.engine.deadline import Deadline, waitany_until, waitsome_until
 from goco_mpi.engine.exchange import Exchange, ExchangeCounts
 from goco_mpi.engine.slots import FAILED, GOODBYE, HEADER, STOPPED, Message, Outbox, ReceiveSlot, SendSlot

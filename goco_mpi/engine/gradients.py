@@ -135,7 +135,8 @@ class GradientWork:
         whole = len(self._finished) == self._share.n_shards
         self.n_whole += whole
         self.n_partial += not whole
-        return FinishedWork(Gradient(self._vector, self._params, self._encoding), self._step, self._finished)
+        part = len(self._finished) / self._share.n_shards
+        return FinishedWork(Gradient(self._vector, self._params, self._encoding, part), self._step, self._finished)
 
     @property
     def meanwhile(self) -> FinishedWork | None:

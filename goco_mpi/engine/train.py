@@ -13,12 +13,12 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from goco_mpi.core import objectives
+from goco_mpi.core.bulletin import Bulletin
 from goco_mpi.core.events import EventLog
 from goco_mpi.core.shares import Share
 from goco_mpi.engine import evaluate
 from goco_mpi.engine.allreduce_exchange import AllreduceExchange
 from goco_mpi.engine.background import Background
-from goco_mpi.engine.bulletin import Bulletin
 from goco_mpi.engine.deadline import Deadline
 from goco_mpi.engine.exchange import Exchange
 from goco_mpi.engine.gossip_exchange import GossipExchange

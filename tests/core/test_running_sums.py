@@ -52,7 +52,7 @@ def test_messages_that_come_late_or_never_take_nothing_with_them_in_an_asynchron
     x = rng.standard_normal((n, 3))
     neighbors = [graph.neighbors(i) for i in range(n)]
     # Shares and weights play no part in running sums.
-    states = [RUNNING_SUMS.start(x[i], Place(i, n, neighbors[i], None, 1.0, HELD)) for i in range(n)]
+    states = [RUNNING_SUMS.start(x[i], Place(i, n, neighbors[i], None, 1.0, HELD, 0)) for i in range(n)]
     sent = [[] for _ in range(n)]
     heard = [dict.fromkeys(near, -1) for near in neighbors]
     total = np.append(x.sum(axis=0), n)

@@ -83,7 +83,7 @@ class Network:
         self.shares = shares
         self.n_params = shares[0].n_params
         self.states = [
-            TABLE_NEWTON.start(np.zeros(self.n_params), Place(i, n, neighbors[i], shares[i], weights[i], HELD))
+            TABLE_NEWTON.start(np.zeros(self.n_params), Place(i, n, neighbors[i], shares[i], weights[i], HELD, 0))
             for i in range(n)
         ]
         self.newest = {}
@@ -196,7 +196,7 @@ def test_delivery_duplicated_reordered_or_delayed_ends_in_the_same_table_bit_by_
     share = SimpleNamespace(n_params=n_params, n_rows=0, quadratic=True, hessian=lambda params: np.eye(n_params))
 
     def state():
-        return TABLE_NEWTON.start(np.zeros(n_params), Place(0, n_workers, (1, 2, 3), share, 1.0, HELD))
+        return TABLE_NEWTON.start(np.zeros(n_params), Place(0, n_workers, (1, 2, 3), share, 1.0, HELD, 0))
 
     def deliver(state, messages):
         inbox = [Received(None if message is None else message.copy(), 0) for message in messages]

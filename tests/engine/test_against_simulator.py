@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -19,7 +21,7 @@ OPTIONS = {
 }
 
 
-def experiment(n_workers: int, **tables: dict) -> dict:
+def experiment(n_workers: int, **tables: Any) -> dict:
     raw = {
         "seed": 3,
         "rounds": 25,
@@ -31,7 +33,7 @@ def experiment(n_workers: int, **tables: dict) -> dict:
         "record": {"every": 5},
     }
     for name, table in tables.items():
-        raw[name] = {**raw.get(name, {}), **table}
+        raw[name] = {**raw.get(name, {}), **table} if isinstance(table, dict) else table
     return raw
 
 
@@ -113,6 +115,32 @@ def test_methods_and_rules_that_conserve_something(method: str, mixing: str, kin
     # A short step: past it, methods that are not stable show rounding rather than what they do.
     step = {"kind": "constant", "size": 0.02}
     assert_equals_simulation(experiment(size, topology={"kind": kind}, method=section, step=step))
+
+
+@pytest.mark.mpi(min_size=1)
+@pytest.mark.parametrize(
+    ("late", "rates", "weights"),
+    [
+        ("discard", "counted", "coverage"),
+        ("discard", "ema", "coverage"),
+        ("discard", "ema", "own"),
+        ("discard", "ema", "paper"),
+        ("partial", "ema", "coverage"),
+        ("partial", "counted", "coverage"),
+        ("memory", "live", "coverage"),
+    ],
+)
+@pytest.mark.parametrize("mixing", ["stale", "fold", "running"])
+def test_weights_that_follow_what_the_ranks_tell_of_their_rates(
+    late: str, rates: str, weights: str, mixing: str
+) -> None:
+    with Session() as session:
+        size = session.size
+    section = {"late": late, "rates": rates, "weights": weights, "mixing": mixing, "max_age": 2}
+    # Links so bad that news may be missing for longer than rates.QUIET_ROUNDS.
+    stragglers = {**PERSISTENT, "link_p": 0.8}
+    raw = experiment(size, topology={"kind": "ring"}, method=section, stragglers=stragglers, rounds=60)
+    assert_equals_simulation(raw)
 
 
 PERSISTENT = {"kind": "persistent", "ranks": [0], "factor": 4.0, "p": 0.2}

@@ -434,7 +434,7 @@ def loop_over(
     return RoundLoop(
         work=GradientWork(0, share, stragglers or StragglerModel("none", 1), options.get("late", "discard")),
         method=METHODS["goco"],
-        place=Place(0, 1, (), share, share.weight, np.ones((1, 2), dtype=bool)),
+        place=Place(0, 1, (), share, share.weight, np.ones((1, 2), dtype=bool), 2),
         mixing=Mixing(np.empty(0), 20),
         exchange=exchange,
         step_size=StepSchedule(step, None),

@@ -44,6 +44,8 @@ class Place:
         nobody's lateness is made up for.
     held : ndarray of shape (n_workers, n_held), bool
         Which of the shards held here each worker holds too; all true in this worker's row.
+    n_shards : int
+        M, all shards.
     """
 
     worker: int
@@ -52,6 +54,7 @@ class Place:
     share: Share
     weight: float
     held: NDArray[np.bool_]
+    n_shards: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,12 +77,14 @@ class Encoding:
 class Gradient:
     """A coded gradient and where it was taken, both of shape (n_params,), and what it was coded with.
 
-    ``encoding`` is None where that is the share's own weights.
+    ``encoding`` is None where that is the share's own weights; ``part`` is the share of the worker's shards that it
+    is of.
     """
 
     vector: Array
     params: Array
     encoding: Encoding | None = None
+    part: float = 1.0
 
 
 S = TypeVar("S", bound=State)
@@ -97,6 +102,8 @@ class Method(ABC, Generic[S]):
     exchange : {'gossip', 'allreduce'}
         ``gossip``: messages to graph neighbours, of whom some may be late.
         ``allreduce``: the mean over all workers, which waits for everyone.
+    reweighs : bool
+        Whether its weights may change in a run, as completion rates become known.
     remembers : bool
         Whether a worker whose gradient is late goes on with its last one by itself.
     mixings : tuple of str
@@ -106,6 +113,7 @@ class Method(ABC, Generic[S]):
     name: ClassVar[str]
     coded: ClassVar[bool] = True
     exchange: ClassVar[Literal["gossip", "allreduce"]] = "gossip"
+    reweighs: ClassVar[bool] = False
     remembers: ClassVar[bool] = False
     mixings: ClassVar[tuple[str, ...]] = ("stale", "fold", "symmetric", "running")
 

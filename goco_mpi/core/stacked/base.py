@@ -23,6 +23,10 @@ class Step(ABC):
         """Return what (N/M) a_ik a worker's gradient of this round is taken with; None: its share's own."""
         return None
 
+    def work(self, done: Array, t: int) -> None:
+        """Hear what share of its gradient each worker finished in this round, shape (n_workers,)."""
+        return
+
     @abstractmethod
     def advance(self, g: Array, finished: Finished, eta: float, t: int) -> None:
         """Go on by one round: gradients ``g``, of which only some were finished."""
