@@ -84,7 +84,7 @@ class MethodConfig(Section, frozen=True):
     so far count, in random order) | memory (it is carried on with and used when ready, until then the last
     one is) | wait (there is no deadline: both are inf)."""
     weights: str = "coverage"
-    """paper | coverage | plain: the encoding weights."""
+    """paper | own | coverage | plain: the encoding weights."""
     mixing: str | None = None
     """What is done about late neighbours: stale (their older vector is mixed) | fold (they are left out) | symmetric
     (a pair mixes both or neither; needs gossip_s = inf) | running (sums, of which nothing is lost). Default: as the
@@ -143,7 +143,9 @@ class StragglerConfig(Section, frozen=True):
     kind: str = "none"
     """none | bernoulli (p, logical) | persistent (ranks, factor: logical) | slow (ranks, factor: real)
     | delays (delay_p, delay_s: real)."""
-    p: float = 0.0
+    p: float | tuple[float, ...] = 0.0
+    """bernoulli, persistent: probability that a rank misses a round: one number, or a list with one for each rank
+    (1: it never finishes)."""
     ranks: tuple[int, ...] = ()
     factor: float = 10.0
     work_s: float = 0.0
@@ -154,8 +156,9 @@ class StragglerConfig(Section, frozen=True):
     """slow, delays: mean delay in seconds."""
     distribution: str = "exponential"
     """exponential | pareto | constant: of the delays."""
-    link_p: float = 0.0
-    """Probability that a message is lost on arrival (logical; goes with any kind)."""
+    link_p: float | tuple[float, ...] = 0.0
+    """Probability that a message is lost on arrival (logical; goes with any kind): one number, or a list with one
+    for each rank that sends."""
 
 
 class RecordConfig(Section, frozen=True):

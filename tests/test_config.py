@@ -106,7 +106,7 @@ WRONG = [
         "Got 'sgd'",
     ),
     ("method.late", "drop", "must be one of discard, partial, memory, wait", "Got 'drop'"),
-    ("method.weights", "ema", "must be one of paper, coverage, plain", "Got 'ema'"),
+    ("method.weights", "ema", "must be one of paper, own, coverage, plain", "Got 'ema'"),
     ("method.mixing", "sums", "must be one of stale, fold, symmetric, running", "Got 'sums'"),
     ("method.mixing", 3, "must be a text", "Got 3"),
     ("method.max_age", -1, "must be between 0 and", "Got -1"),
@@ -135,6 +135,9 @@ WRONG = [
     ("stragglers.delay_s", INF, "must be a finite number of at least 0", "Got inf"),
     ("stragglers.ranks", ["a"], "must be a whole number", "Got 'a'"),
     ("stragglers.ranks", 3, "must be a list", "Got 3"),
+    ("stragglers.p", "often", "must be a number or a list", "Got 'often'"),
+    ("stragglers.p", [0.1, "a"], "must be a number", "Got 'a'"),
+    ("stragglers.link_p", [[0.1]], "must be a number", "Got [0.1]"),
     ("record.every", 0, "must be between 1 and", "Got 0"),
     ("record.optimum", "yes", "must be true or false", "Got 'yes'"),
 ]
@@ -225,6 +228,8 @@ def write(tmp_path, text):
         ('method.kind="dgd"', "method.kind", "dgd"),
         (" objective.l2 = 0.5 ", "objective.l2", 0.5),
         ("stragglers.ranks=[1, 2]", "stragglers.ranks", (1, 2)),
+        ("stragglers.p=[0, 0.5]", "stragglers.p", (0.0, 0.5)),
+        ("stragglers.link_p=0.5", "stragglers.link_p", 0.5),
         ("data.standardize=true", "data.standardize", True),
         ("deadline.compute_s=inf", "deadline.compute_s", INF),
         ("deadline.gossip_s=auto", "deadline.gossip_s", "auto"),
@@ -442,7 +447,10 @@ ROUND_TRIPS = [
     {"method": {"kind": "table_newton"}, "topology": {"kind": "complete"}},
     {"method": {"late": "wait"}},
     {"deadline": {"compute_s": 0.5, "gossip_s": INF}},
-    {"topology": {"kind": "edges", "edges": [[0, 1]]}, "stragglers": {"ranks": [0]}},
+    {
+        "topology": {"kind": "edges", "edges": [[0, 1]]},
+        "stragglers": {"ranks": [0], "p": [0.1, 0.5], "link_p": [0, 0.9]},
+    },
 ]
 
 

@@ -13,11 +13,13 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from goco_mpi.core.shares import Share
-from goco_mpi.core.stacked import STEPS, Links, StackedRunningSums
+from goco_mpi.core.stacked import STEPS, Links, StackedRunningSums, Step
+from goco_mpi.core.stacked.gradients import StackedGradients
 from goco_mpi.core.stragglers import StragglerModel
 from goco_mpi.errors import divergence
 
 Array = NDArray[np.float64]
+Finished = NDArray[np.bool_]
 Observe = Callable[[int, Array], bool]
 
 
@@ -76,25 +78,22 @@ def simulate(
     matrix = sp.eye_array(n_workers, format="csr") if mixing_matrix is None else mixing_matrix
     links = Links(matrix, stragglers, rule, max_age)
     step = (StackedRunningSums if rule == "running" else STEPS[method])(x, links, shares)
+    gradients = StackedGradients(shares)
+    everyone = np.ones(n_workers, dtype=bool)
+    reweighs = type(step).weights is not Step.weights  # or there is no need to ask a thousand workers
     for t in range(n_rounds):
         if not observe(t, step.x):
             return step.x
-        finished = np.ones(n_workers, dtype=bool)
-        for i, share in enumerate(shares):
-            weights = step.weights(i, t)
-            if weights is not None:
-                share = share.reweighted(weights)
-            if late == "wait" or stragglers.finishes(i, t):
-                g[i] = share.gradient(step.x[i])
-            elif late == "partial":
-                n_finished = stragglers.shards_finished(i, t, share.n_shards)
-                shards = stragglers.shard_order(i, t, share.n_shards)[:n_finished]
-                g[i] = sum((share.gradient(step.x[i], k) for k in shards), start=np.zeros(share.n_params))
-                finished[i] = n_finished > 0
-            else:
-                finished[i] = False
-                if late == "discard":
-                    g[i] = 0.0
+        finished, parts = everyone, None
+        if late != "wait":
+            finished = stragglers.finishing(t)
+        if late == "partial":
+            parts = _parts(stragglers, gradients, shares, finished, t)
+            finished = finished | np.bincount(gradients.worker, parts, minlength=n_workers).astype(bool)
+        weights = _weights(step, shares, t) if reweighs else None
+        gradients.into(g, step.x, finished, weights, parts)
+        if late != "memory":
+            g[~finished] = 0.0
         eta = step_size(t)
         step.advance(g, finished, eta, t)
         # Far below overflow, so that nothing computed from it warns or becomes NaN unseen.
@@ -102,3 +101,26 @@ def simulate(
             raise divergence(t, eta)
     observe(n_rounds, step.x)
     return step.x
+
+
+def _parts(
+    stragglers: StragglerModel, gradients: StackedGradients, shares: Sequence[Share], finished: Finished, t: int
+) -> Finished:
+    """Return which of all workers' shards are done by the deadline, numbered as in `StackedGradients`."""
+    parts = np.ones(len(gradients.weights), dtype=bool)
+    for i in np.flatnonzero(~finished).tolist():
+        n_held = shares[i].n_shards
+        n_finished = stragglers.shards_finished(i, t, n_held)
+        left = stragglers.shard_order(i, t, n_held)[n_finished:]
+        parts[gradients.starts[i] + np.array(left, dtype=np.intp)] = False
+    return parts
+
+
+def _weights(step: Step, shares: Sequence[Share], t: int) -> Array | None:
+    """Return what all workers' gradients of a round are taken with; None: the shares' own."""
+    given = [step.weights(i, t) for i in range(len(shares))]
+    if all(weights is None for weights in given):
+        return None
+    return np.concatenate(
+        [share.weights if weights is None else weights for share, weights in zip(shares, given, strict=True)]
+    )
