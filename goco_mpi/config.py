@@ -309,9 +309,9 @@ def _resolve(config: RunConfig) -> RunConfig:
 def _default_rates(section: MethodConfig, straggler_section: StragglerConfig) -> str:
     if not METHODS[section.kind].reweighs or section.weights == "plain" or section.late == "wait":
         return "stated"
-    if section.late == "memory":
-        return "live"
-    return "ema" if straggler_section.kind == "none" else "stated"
+    if straggler_section.kind != "none":
+        return "stated"
+    return "live" if section.late == "memory" else "ema"
 
 
 def _check_pairings(config: RunConfig) -> None:

@@ -103,14 +103,13 @@ def lay_out(config: RunConfig, n_workers: int) -> Layout:
         link_p=straggler_config.link_p,
         paired_links=config.method.mixing == "symmetric",
     )
-    # Whoever waits for everyone, or goes on using its last gradient, loses none: nothing to make up for.
-    completion_rates = np.ones(n_workers)
-    if config.method.rates != "stated":
-        pass  # they will show
-    elif config.method.late == "discard" and not METHODS[config.method.kind].remembers:
-        completion_rates = stragglers.completion_rates()
-    elif config.method.late == "partial":
-        completion_rates = stragglers.completion_rates(holders.load)
+    late = config.method.late
+    completion_rates = stragglers.completion_rates(holders.load if late == "partial" else None)
+    if late == "wait" or config.method.rates != "stated":  # they are to be seen
+        completion_rates = np.ones(n_workers)
+    elif late == "memory" or METHODS[config.method.kind].remembers:
+        # Whoever goes on using its last gradient loses none: only what a dead worker holds is to be made up for.
+        completion_rates = (completion_rates > 0.0).astype(np.float64)
     return Layout(
         config=config,
         n_workers=n_workers,

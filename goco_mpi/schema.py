@@ -89,7 +89,7 @@ class MethodConfig(Section, frozen=True):
     rates: str | None = None
     """goco: where the completion rates in the weights come from: stated (by [stragglers]), or the ranks tell
     each other: ema (an average over recent rounds) | counted (over all rounds) | live (1 for ranks that are heard of,
-    0 for silent ones). Default: live with late = memory; else stated if [stragglers] states any, and ema if not."""
+    0 for silent ones). Default: stated if [stragglers] states any; else live with late = memory, and ema without."""
     mixing: str | None = None
     """What is done about late neighbours: stale (their older vector is mixed) | fold (they are left out) | symmetric
     (a pair mixes both or neither; needs gossip_s = inf) | running (sums, of which nothing is lost). Default: as the
@@ -148,7 +148,9 @@ class StragglerConfig(Section, frozen=True):
     kind: str = "none"
     """none | bernoulli (p, logical) | persistent (ranks, factor: logical) | slow (ranks, factor: real)
     | delays (delay_p, delay_s: real)."""
-    p: float = 0.0
+    p: float | tuple[float, ...] = 0.0
+    """bernoulli, persistent: probability that a rank misses a round: one number, or a list with one for each rank
+    (1: it never finishes)."""
     ranks: tuple[int, ...] = ()
     factor: float = 10.0
     work_s: float = 0.0
@@ -159,8 +161,9 @@ class StragglerConfig(Section, frozen=True):
     """slow, delays: mean delay in seconds."""
     distribution: str = "exponential"
     """exponential | pareto | constant: of the delays."""
-    link_p: float = 0.0
-    """Probability that a message is lost on arrival (logical; goes with any kind)."""
+    link_p: float | tuple[float, ...] = 0.0
+    """Probability that a message is lost on arrival (logical; goes with any kind): one number, or a list with one
+    for each rank that sends."""
 
 
 class RecordConfig(Section, frozen=True):

@@ -136,6 +136,9 @@ WRONG = [
     ("stragglers.delay_s", INF, "must be a finite number of at least 0", "Got inf"),
     ("stragglers.ranks", ["a"], "must be a whole number", "Got 'a'"),
     ("stragglers.ranks", 3, "must be a list", "Got 3"),
+    ("stragglers.p", "often", "must be a number or a list", "Got 'often'"),
+    ("stragglers.p", [0.1, "a"], "must be a number", "Got 'a'"),
+    ("stragglers.link_p", [[0.1]], "must be a number", "Got [0.1]"),
     ("record.every", 0, "must be between 1 and", "Got 0"),
     ("record.optimum", "yes", "must be true or false", "Got 'yes'"),
 ]
@@ -226,6 +229,8 @@ def write(tmp_path, text):
         ('method.kind="dgd"', "method.kind", "dgd"),
         (" objective.l2 = 0.5 ", "objective.l2", 0.5),
         ("stragglers.ranks=[1, 2]", "stragglers.ranks", (1, 2)),
+        ("stragglers.p=[0, 0.5]", "stragglers.p", (0.0, 0.5)),
+        ("stragglers.link_p=0.5", "stragglers.link_p", 0.5),
         ("data.standardize=true", "data.standardize", True),
         ("deadline.compute_s=inf", "deadline.compute_s", INF),
         ("deadline.gossip_s=auto", "deadline.gossip_s", "auto"),
@@ -443,7 +448,10 @@ ROUND_TRIPS = [
     {"method": {"kind": "table_newton"}, "topology": {"kind": "complete"}},
     {"method": {"late": "wait"}},
     {"deadline": {"compute_s": 0.5, "gossip_s": INF}},
-    {"topology": {"kind": "edges", "edges": [[0, 1]]}, "stragglers": {"ranks": [0]}},
+    {
+        "topology": {"kind": "edges", "edges": [[0, 1]]},
+        "stragglers": {"ranks": [0], "p": [0.1, 0.5], "link_p": [0, 0.9]},
+    },
 ]
 
 
@@ -479,7 +487,7 @@ def test_replace_leaves_the_original_alone():
         ({}, "none", "ema"),
         ({}, "slow", "stated"),
         ({"late": "partial"}, "none", "ema"),
-        ({"late": "memory"}, "slow", "live"),
+        ({"late": "memory"}, "none", "live"),
         ({"late": "wait"}, "none", "stated"),
         ({"weights": "plain"}, "none", "stated"),
         ({"kind": "push_pull"}, "none", "stated"),

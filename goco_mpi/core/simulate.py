@@ -13,12 +13,14 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from goco_mpi.core.shares import Share
-from goco_mpi.core.stacked import STEPS, Links, StackedRunningSums
+from goco_mpi.core.stacked import STEPS, Links, StackedRunningSums, Step
+from goco_mpi.core.stacked.gradients import StackedGradients
 from goco_mpi.core.stacked.rated import StackedRated, Weigh
 from goco_mpi.core.stragglers import StragglerModel
 from goco_mpi.errors import divergence
 
 Array = NDArray[np.float64]
+Finished = NDArray[np.bool_]
 Observe = Callable[[int, Array], bool]
 
 
@@ -85,30 +87,52 @@ def simulate(
     step = (StackedRunningSums if rule == "running" else STEPS[method])(x, links, shares)
     if weigh is not None and rates != "stated":
         step = StackedRated(step, Links(matrix, stragglers, rule, max_age), rates, weigh)
+    gradients = StackedGradients(shares)
+    everyone = np.ones(n_workers, dtype=bool)
+    reweighs = type(step).weights is not Step.weights  # or there is no need to ask a thousand workers
     for t in range(n_rounds):
         if not observe(t, step.x):
             return step.x
-        done = np.ones(n_workers)
-        for i, share in enumerate(shares):
-            weights = step.weights(i, t)
-            if weights is not None:
-                share = share.reweighted(weights)
-            if late == "wait" or stragglers.finishes(i, t):
-                g[i] = share.gradient(step.x[i])
-            elif late == "partial":
-                n_finished = stragglers.shards_finished(i, t, share.n_shards)
-                shards = stragglers.shard_order(i, t, share.n_shards)[:n_finished]
-                g[i] = sum((share.gradient(step.x[i], k) for k in shards), start=np.zeros(share.n_params))
-                done[i] = n_finished / max(share.n_shards, 1)
-            else:
-                done[i] = 0.0
-                if late == "discard":
-                    g[i] = 0.0
+        finished, parts = everyone, None
+        if late != "wait":
+            finished = stragglers.finishing(t)
+        done = finished.astype(np.float64)
+        if late == "partial":
+            parts = _parts(stragglers, gradients, shares, finished, t)
+            done = np.bincount(gradients.worker, parts, minlength=n_workers) / np.maximum(gradients.n_held, 1)
+            finished = finished | (done > 0.0)
+        weights = _weights(step, shares, t) if reweighs else None
+        gradients.into(g, step.x, finished, weights, parts)
+        if late != "memory":
+            g[~finished] = 0.0
         eta = step_size(t)
         step.work(done, t)
-        step.advance(g, done > 0.0, eta, t)
+        step.advance(g, finished, eta, t)
         # Far below overflow, so that nothing computed from it warns or becomes NaN unseen.
         if not np.abs(step.x).max() < 1e100:
             raise divergence(t, eta)
     observe(n_rounds, step.x)
     return step.x
+
+
+def _parts(
+    stragglers: StragglerModel, gradients: StackedGradients, shares: Sequence[Share], finished: Finished, t: int
+) -> Finished:
+    """Return which of all workers' shards are done by the deadline, numbered as in `StackedGradients`."""
+    parts = np.ones(len(gradients.weights), dtype=bool)
+    for i in np.flatnonzero(~finished).tolist():
+        n_held = shares[i].n_shards
+        n_finished = stragglers.shards_finished(i, t, n_held)
+        left = stragglers.shard_order(i, t, n_held)[n_finished:]
+        parts[gradients.starts[i] + np.array(left, dtype=np.intp)] = False
+    return parts
+
+
+def _weights(step: Step, shares: Sequence[Share], t: int) -> Array | None:
+    """Return what all workers' gradients of a round are taken with; None: the shares' own."""
+    given = [step.weights(i, t) for i in range(len(shares))]
+    if all(weights is None for weights in given):
+        return None
+    return np.concatenate(
+        [share.weights if weights is None else weights for share, weights in zip(shares, given, strict=True)]
+    )

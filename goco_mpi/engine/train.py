@@ -238,7 +238,7 @@ def _exchange(session: Session, layout: Layout, message_size: int) -> Exchange:
     poll_s = session.poll_s if config.deadline.poll_s == "auto" else float(config.deadline.poll_s)
     if layout.method.exchange == "allreduce":
         return AllreduceExchange(session.comm, message_size, poll_s)
-    lossy = layout.stragglers.link_p > 0.0
+    lossy = layout.stragglers.lossy
     return GossipExchange(
         session.comm,
         layout.topology.neighbors(session.rank),

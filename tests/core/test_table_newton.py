@@ -307,7 +307,7 @@ def test_a_worker_of_weight_0_influences_nobody_not_even_with_nan():
 
 
 @pytest.mark.parametrize("late", ["discard", "memory", "wait"])
-@pytest.mark.parametrize("weights", ["paper", "coverage", "plain"])
+@pytest.mark.parametrize("weights", ["paper", "own", "coverage", "plain"])
 def test_the_weights_of_every_shard_sum_to_1_whoever_is_late(late, weights):
     config = configured(
         method={"kind": "table_newton", "late": late, "weights": weights},

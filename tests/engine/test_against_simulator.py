@@ -72,7 +72,7 @@ def test_every_topology_and_mixing_rule(kind: str, mixing: str) -> None:
 
 @pytest.mark.mpi(min_size=1)
 @pytest.mark.parametrize("kind", ["pairwise_balanced", "cyclic", "uncoded"])
-@pytest.mark.parametrize("weights", ["paper", "coverage", "plain"])
+@pytest.mark.parametrize("weights", ["paper", "own", "coverage", "plain"])
 def test_every_placement_and_weight(kind: str, weights: str) -> None:
     with Session() as session:
         size = session.size

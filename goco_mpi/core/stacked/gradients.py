@@ -1,0 +1,169 @@
+"""The coded gradients of all workers in a few array operations: what makes the simulator fast at scale.
+
+Written from the objectives' equations, like everything here:
+
+    g_i = A_i^T (c_i * r(A_i X_i, b_i)) + c_reg l2 X_i
+
+with the rows A_i of the shards that worker i holds, their weights c_i and targets b_i, and the residuals r, which
+are the derivatives of the loss with respect to the model's outputs.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import scipy.sparse as sp
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from goco_mpi.core import objectives
+from goco_mpi.core.shares import ModelShare, Share
+
+Array = NDArray[np.float64]
+
+STACKED_BYTES = objectives.BLOCK_BYTES // 4
+"""Features of a worker up to which they are stacked. Beyond it a loop costs little beside its work, and a copy much."""
+
+
+def _softmax_residuals(outputs: Array, targets: Array) -> Array:
+    # (softmax of each row) - (1 at the row's class)
+    odds = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+    odds /= odds.sum(axis=1, keepdims=True)
+    odds[np.arange(len(odds)), targets.astype(np.intp)] -= 1.0
+    return np.asarray(odds)
+
+
+RESIDUALS: dict[type[objectives.Objective], Callable[[Array, Array], Array]] = {
+    objectives.LeastSquares: lambda outputs, targets: outputs - targets[:, None],
+    objectives.Logistic: lambda outputs, targets: -targets[:, None] * expit(-targets[:, None] * outputs),
+    objectives.Softmax: _softmax_residuals,
+}
+"""d loss / d output, shape (n_rows, n_outputs), of outputs of that shape and targets (n_rows,)."""
+
+
+class StackedGradients:
+    """The gradients of all workers' shares.
+
+    Shards are numbered through: those of worker 0 first, in the order of its share, then those of worker 1.
+
+    Parameters
+    ----------
+    shares : sequence of Share, length n_workers
+
+    Attributes
+    ----------
+    weights : ndarray of shape (n_copies,)
+        The shares' own (N/M) a_ik; a copy is a shard on a worker.
+    worker : ndarray of shape (n_copies,)
+        Who holds it.
+    n_held : ndarray of shape (n_workers,)
+        How many each worker holds.
+    starts : ndarray of shape (n_workers,)
+        Number of each worker's first.
+    """
+
+    def __init__(self, shares: Sequence[Share]) -> None:
+        self.n_held = n_held = np.array([share.n_shards for share in shares])
+        self.weights = np.concatenate([share.weights for share in shares])
+        self.worker = np.repeat(np.arange(len(shares)), n_held)
+        self.starts = np.cumsum(n_held) - n_held
+        self._shares = shares
+        groups: defaultdict[tuple[object, ...], list[int]] = defaultdict(list)
+        self._alone: list[int] = []
+        for i, share in enumerate(shares):
+            known = isinstance(share, ModelShare) and type(share.objective) in RESIDUALS
+            if isinstance(share, ModelShare) and known and share.coded.features.data.nbytes <= STACKED_BYTES:
+                sparse = sp.issparse(share.coded.features)
+                groups[id(share.objective), None if sparse else share.n_rows].append(i)
+            else:
+                self._alone.append(i)
+        self._stacks = [_Stack(shares, np.array(workers), self.starts) for workers in groups.values()]
+
+    def into(
+        self,
+        out: Array,
+        x: Array,
+        wanted: NDArray[np.bool_],
+        weights: Array | None = None,
+        parts: NDArray[np.bool_] | None = None,
+    ) -> None:
+        """Write the gradients at ``x`` into the ``wanted`` rows of ``out``, both of shape (n_workers, n_params).
+
+        Parameters
+        ----------
+        out, x : ndarray of shape (n_workers, n_params)
+        wanted : ndarray of bool, shape (n_workers,)
+        weights : ndarray of shape (n_copies,), optional
+            In the place of the shares' own.
+        parts : ndarray of bool, shape (n_copies,), optional
+            Which shards count.
+
+        Raises
+        ------
+        ValueError
+            If a shard without weight is given one, as its rows' weights are not known.
+        """
+        factors, used = None, self.weights if weights is None else weights
+        if weights is not None:
+            if not self.weights.all():
+                raise ValueError("a shard without weight cannot be given one")
+            factors = weights / self.weights
+        if parts is not None:
+            factors = parts.astype(np.float64) if factors is None else factors * parts
+            used = used * parts
+        l2_weights = None if factors is None else np.bincount(self.worker, used, minlength=len(x)).astype(np.float64)
+        for stack in self._stacks:
+            gradients = stack.gradients(x[stack.workers], factors, l2_weights)
+            rows = wanted[stack.workers]
+            out[stack.workers[rows]] = gradients[rows]
+        for i in self._alone:
+            if wanted[i]:
+                share, held = self._shares[i], slice(self.starts[i], self.starts[i] + self._shares[i].n_shards)
+                share = share if weights is None else share.reweighted(weights[held])
+                if parts is None or parts[held].all():
+                    out[i] = share.gradient(x[i])
+                else:
+                    terms = (share.gradient(x[i], int(k)) for k in np.flatnonzero(parts[held]))
+                    out[i] = sum(terms, start=np.zeros_like(x[i]))
+
+
+class _Stack:
+    """Workers of one objective with equally many rows, or with sparse ones: then as one block diagonal matrix."""
+
+    def __init__(self, shares: Sequence[Share], workers: NDArray[np.intp], starts: NDArray[np.int64]) -> None:
+        members = [share for share in (shares[i] for i in workers) if isinstance(share, ModelShare)]
+        self.workers = workers
+        self.objective = members[0].objective
+        rows = [share.coded for share in members]
+        self.sparse = sp.issparse(rows[0].features)
+        if self.sparse:
+            self.features = sp.block_diag([part.features for part in rows], format="csr")
+        else:
+            self.features = np.stack([part.features for part in rows])
+        self.targets = np.concatenate([part.targets for part in rows])
+        self.weights = np.concatenate([part.weights for part in rows])
+        self.l2_weights = np.array([part.l2_weight for part in rows])
+        copies = [starts[i] + np.arange(share.n_shards) for i, share in zip(workers, members, strict=True)]
+        sizes = [np.array(share.sizes, dtype=np.int64) for share in members]
+        self.copy_of_row = np.repeat(np.concatenate(copies), np.concatenate(sizes))
+
+    def gradients(self, x: Array, factors: Array | None, l2_weights: Array | None) -> Array:
+        """Return the gradients at ``x``, both of shape (n_members, n_params), with weights times ``factors``."""
+        weights, regularized = self.weights, self.l2_weights
+        if factors is not None and l2_weights is not None:
+            weights, regularized = weights * factors[self.copy_of_row], l2_weights[self.workers]
+        n, n_features = len(x), self.objective.n_features
+        n_outputs = self.objective.n_params // n_features
+        stacked = x.reshape((n * n_features, n_outputs) if self.sparse else (n, n_features, n_outputs))
+        outputs = np.asarray(self.features @ stacked)
+        residuals = RESIDUALS[type(self.objective)](outputs.reshape(len(self.targets), n_outputs), self.targets)
+        residuals *= weights[:, None]
+        if self.sparse:
+            sums = self.features.T @ residuals
+        else:
+            sums = np.matmul(self.features.transpose(0, 2, 1), residuals.reshape(outputs.shape))
+        result: Array = np.asarray(sums).reshape(x.shape)
+        result += (self.objective.l2 * regularized)[:, None] * x
+        return result
