@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from goco_mpi.core import metrics, objectives
+from goco_mpi.core.gossip import HEADER, TRAILER
 from goco_mpi.core.simulate import Observe, simulate
 from goco_mpi.experiment import lay_out, load_problem, step_schedule
 from goco_mpi.record import Outcome
@@ -54,6 +55,27 @@ class Simulation:
             return largest(self.problem.pooled_rows())
         return max(largest(share.coded) for share in self._shares)
 
+    @property
+    def bytes_per_round(self) -> int:
+        """What all workers send in a round, as in the engine."""
+        n_workers = self.layout.n_workers
+        size = self.layout.method.message_size(self.problem.objective.n_params)
+        if self._synchronous:
+            return n_workers * (size + TRAILER) * 8
+        topology = self.layout.topology
+        return sum(len(topology.neighbors(worker)) for worker in range(n_workers)) * (size + HEADER) * 8
+
+    def shard_gradients(self, round_: int) -> int:
+        """Return the gradients of single shards that all workers finish in a round."""
+        stragglers, late = self.layout.stragglers.scripted(), self.config.method.late
+        total = 0
+        for worker, n_held in enumerate(self.layout.placement.load.tolist()):
+            if late == "partial":
+                total += stragglers.shards_finished(worker, round_, n_held)
+            elif late == "wait" or stragglers.finishes(worker, round_):
+                total += n_held
+        return total
+
     def run(self, observe: Observe) -> Array:
         """Simulate the rounds; see `goco_mpi.core.simulate.simulate`."""
         return simulate(
@@ -85,8 +107,10 @@ def simulate_experiment(
     simulation = Simulation(config, n_workers)
     problem, pooled = simulation.problem, simulation.problem.pooled_rows()
     history: list[dict[str, Any]] = []
+    shard_gradients = 0
 
     def observe(round_: int, stacked_params: Array) -> bool:
+        nonlocal shard_gradients
         progress(round_)
         if round_ % config.record.every == 0 or round_ == config.rounds:
             mean = stacked_params.mean(axis=0)
@@ -98,8 +122,11 @@ def simulate_experiment(
                     "loss": problem.objective.loss(mean, pooled),
                     "consensus_distance": metrics.consensus_distance(stacked_params),
                     "test_accuracy": None if right is None or not right.size else float(right.mean()),
+                    "bytes_sent": round_ * simulation.bytes_per_round / n_workers,
+                    "shard_gradients": shard_gradients / n_workers,
                 }
             )
+        shard_gradients += simulation.shard_gradients(round_)
         return True
 
     stacked_params = simulation.run(observe)
