@@ -213,6 +213,22 @@ def write_run(
     return result
 
 
+def refuse_worse(result: dict[str, Any], out: Path) -> None:
+    """Refuse the result of a recorded run that is worse than no training.
+
+    Raises
+    ------
+    RunError
+        If the loss is higher than at the start.
+    """
+    if not result["loss"] <= result["loss_start"]:
+        raise RunError(
+            f"The run did not converge: the loss went from {result['loss_start']:.4g} to {result['loss']:.4g}. The "
+            f"step size {result['step_size']:g} is too large. Lower step.size (or step.scale with step.kind = "
+            f"'auto'). The record is in {out}."
+        )
+
+
 def _swap_in(fresh: Path, out: Path) -> None:
     if not out.exists():
         fresh.rename(out)
