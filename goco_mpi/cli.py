@@ -1,8 +1,9 @@
-"""The command line: ``goco run | simulate | replay | report | bench | info``."""
+"""The command line: ``goco run | simulate | sweep | replay | report | bench | info``."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -51,6 +52,14 @@ def _parser() -> argparse.ArgumentParser:
     _add_experiment(simulate)
     simulate.add_argument("--workers", type=int, default=8, metavar="N", help="number of workers (default 8)")
     simulate.set_defaults(command=_simulate)
+
+    sweep = commands.add_parser("sweep", help="all members of a grid of experiments, resumably, into one table")
+    sweep.add_argument("sweep", metavar="SWEEP.toml")
+    sweep.add_argument("--out", type=Path, metavar="DIR", help="directory (default runs/SWEEP)")
+    sweep.add_argument("--jobs", type=int, metavar="N", help="simulations at a time (default: one a core)")
+    sweep.add_argument("--mpiexec", metavar="COMMAND", help='launcher for mode = "mpi" (default: as bench)')
+    sweep.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    sweep.set_defaults(command=_sweep)
 
     replay = commands.add_parser("replay", help="compute finished runs once more from their events, and compare")
     replay.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR")
@@ -160,12 +169,7 @@ def _finish(
     result = record.write_run(out, config, environment, outcome, options.force)
     if not options.quiet:
         _print_result(out, result)
-    if not result["loss"] <= result["loss_start"]:
-        raise RunError(
-            f"The run did not converge: the loss went from {result['loss_start']:.4g} to {result['loss']:.4g}. The "
-            f"step size {result['step_size']:g} is too large. Lower step.size (or step.scale with step.kind = "
-            f"'auto'). The record is in {out}."
-        )
+    record.refuse_worse(result, out)
 
 
 def _print_result(out: Path, result: dict[str, Any]) -> None:
@@ -181,6 +185,31 @@ def _print_result(out: Path, result: dict[str, Any]) -> None:
         parts.append(f"{result['wall_s']:.2f} s")
     print(", ".join(parts))
     print(f"record in {out}")
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from goco_mpi.bench import default_mpiexec
+    from goco_mpi.sweep import read_sweep
+    from goco_mpi.sweep_run import RESULTS, run_sweep
+
+    jobs = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if options.jobs is not None:
+        check_range("--jobs", options.jobs, 1, 2**15)
+        jobs = options.jobs
+    sweep = read_sweep(options.sweep)
+    file = Path(options.sweep).resolve()
+    out = options.out or Path("runs") / (file.parent.name if file.stem == "sweep" else file.stem)
+
+    def say(line: str) -> None:
+        if not options.quiet:
+            print(line, flush=True)
+
+    mpiexec = shlex.split(options.mpiexec or default_mpiexec())
+    n_failed = run_sweep(sweep, out, jobs, mpiexec, say)
+    say(f"table in {out / RESULTS}; goco report {out} compares the variants")
+    if n_failed:
+        raise RunError(f"{n_failed} of {len(sweep.members)} members failed. Their reasons are in {out / RESULTS}.")
+    return 0
 
 
 def _replay(options: argparse.Namespace) -> int:

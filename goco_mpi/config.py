@@ -59,17 +59,28 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         If the file is missing or not TOML, a key is unknown, or a value is not allowed.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            raw = tomllib.load(file)
-    except OSError as error:
-        raise InputError(f"The experiment file {str(path)!r} cannot be read: {error.strerror}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"The experiment file {str(path)!r} is not valid TOML: {error}.") from None
+    raw = read_toml(path, "experiment")
     for override in overrides:
         _apply_override(raw, override)
-    _resolve_paths(raw, path.parent)
+    resolve_paths(raw, path.parent)
     return parse_config(raw)
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """Read the tables of a TOML file; ``what`` says in an error which file it is.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or not TOML.
+    """
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise InputError(f"The {what} file {str(path)!r} cannot be read: {error.strerror}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"The {what} file {str(path)!r} is not valid TOML: {error}.") from None
 
 
 def parse_config(raw: dict[str, Any]) -> RunConfig:
@@ -80,7 +91,7 @@ def parse_config(raw: dict[str, Any]) -> RunConfig:
     >>> parse_config({"rounds": 5, "method": {"kind": "dgd"}}).placement.kind
     'uncoded'
     """
-    _refuse_unknown_keys(raw, RunConfig)
+    refuse_unknown_keys(raw)
     try:
         config = msgspec.convert(raw, RunConfig)
     except msgspec.ValidationError as error:
@@ -117,16 +128,29 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()
-    *tables, last = key.strip().split(".")
+    put(raw, key.strip(), value, f"--set {key.strip()}")
+
+
+def put(raw: dict[str, Any], key: str, value: Any, where: str) -> None:
+    """Set a dotted key in the tables of an experiment; ``where`` begins an error.
+
+    Examples
+    --------
+    >>> raw = {"rounds": 5}
+    >>> put(raw, "method.kind", "dgd", "--set method.kind")
+    >>> raw
+    {'rounds': 5, 'method': {'kind': 'dgd'}}
+    """
+    *tables, last = key.split(".")
     for table in tables:
         inner = raw.setdefault(table, {})
         if not isinstance(inner, dict):
-            raise InputError(f"--set {key.strip()}: {table!r} is a value, not a table.")
+            raise InputError(f"{where}: {table!r} is a value, not a table.")
         raw = inner
     raw[last] = value
 
 
-def _resolve_paths(raw: dict[str, Any], base: Path) -> None:
+def resolve_paths(raw: dict[str, Any], base: Path) -> None:
     """Look a relative data path up from the current directory, then from the experiment file's."""
     data = raw.get("data")
     if not isinstance(data, dict):
@@ -140,7 +164,14 @@ def _resolve_paths(raw: dict[str, Any], base: Path) -> None:
             data[key] = str(base / value)
 
 
-def _refuse_unknown_keys(raw: dict[str, Any], section: type[Section], prefix: str = "") -> None:
+def refuse_unknown_keys(raw: dict[str, Any], section: type[Section] = RunConfig, prefix: str = "") -> None:
+    """Refuse tables of an experiment with a key that is none.
+
+    Raises
+    ------
+    InputError
+        Naming the nearest keys.
+    """
     types = get_type_hints(section)
     for key, value in raw.items():
         if key not in types:
@@ -152,7 +183,7 @@ def _refuse_unknown_keys(raw: dict[str, Any], section: type[Section], prefix: st
         if isinstance(inner, type) and issubclass(inner, Section):
             if not isinstance(value, dict):
                 raise InputError(f"{prefix + key} must be a table. Got {value!r}.")
-            _refuse_unknown_keys(value, inner, f"{prefix}{key}.")
+            refuse_unknown_keys(value, inner, f"{prefix}{key}.")
 
 
 _WORDS = {

@@ -41,7 +41,16 @@ every = 5
 optimum = true
 """
 FILES = ["history.csv", "params.npy", "ranks.csv", "run.json"]
-HISTORY = ["round", "wall_s", "loss", "suboptimality", "consensus_distance", "test_accuracy"]
+HISTORY = [
+    "round",
+    "wall_s",
+    "loss",
+    "suboptimality",
+    "consensus_distance",
+    "test_accuracy",
+    "bytes_sent",
+    "shard_gradients",
+]
 RESULT = {
     "loss",
     "loss_start",

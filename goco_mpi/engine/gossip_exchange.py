@@ -13,10 +13,10 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from goco_mpi.core.bulletin import Bulletin
-from goco_mpi.core.gossip import Received
+from goco_mpi.core.gossip import HEADER, Received
 from goco_mpi.engine.deadline import Deadline, waitany_until, waitsome_until
 from goco_mpi.engine.exchange import Exchange, ExchangeCounts
-from goco_mpi.engine.slots import FAILED, GOODBYE, HEADER, STOPPED, Message, Outbox, ReceiveSlot, SendSlot
+from goco_mpi.engine.slots import FAILED, GOODBYE, STOPPED, Message, Outbox, ReceiveSlot, SendSlot
 from goco_mpi.engine.suspicion import Suspicion
 from goco_mpi.errors import RunError
 

@@ -58,6 +58,8 @@ class GradientWork:
     ----------
     n_whole, n_partial, n_late : int
         Gradients finished, finished in part and used, and dropped.
+    n_shard_gradients : int
+        Gradients of single shards in those not dropped.
     """
 
     def __init__(self, rank: int, share: Share, stragglers: StragglerModel, late: str) -> None:
@@ -74,7 +76,7 @@ class GradientWork:
         self._step = 0
         self._n_finished = 0
         self._finished: list[int] = []
-        self.n_whole = self.n_partial = self.n_late = 0
+        self.n_whole = self.n_partial = self.n_late = self.n_shard_gradients = 0
 
     def start(self, params: Array, round_: int, step: int, encoding: Encoding | None = None) -> Iterator[None]:
         """Begin the gradient at ``params``; the iterator computes, and yields between blocks.
@@ -120,6 +122,7 @@ class GradientWork:
             self.n_late += 1
             return self._last
         self.n_whole += 1
+        self.n_shard_gradients += self._share.n_shards
         work = FinishedWork(Gradient(self._vector, self._params, self._encoding), self._step)
         if self._late == "memory":
             self._vector, self._spare = self._spare, self._vector
@@ -135,6 +138,7 @@ class GradientWork:
         whole = len(self._finished) == self._share.n_shards
         self.n_whole += whole
         self.n_partial += not whole
+        self.n_shard_gradients += len(self._finished)
         part = len(self._finished) / self._share.n_shards
         return FinishedWork(Gradient(self._vector, self._params, self._encoding, part), self._step, self._finished)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,6 +48,8 @@ class RunCounts:
         Rounds in which an earlier gradient was used again (late = 'memory').
     jumped : int
         Rounds skipped to catch up with the neighbours, between two gradients.
+    shard_gradients : int
+        Gradients of single shards that the finished and the partial gradients are made of.
     compute_s, wait_s, wall_s : float
         Seconds in gradients, in waiting for neighbours, and in all.
     """
@@ -58,35 +60,44 @@ class RunCounts:
     partial_gradients: int = 0
     repeated: int = 0
     jumped: int = 0
+    shard_gradients: int = 0
     compute_s: float = 0.0
     wait_s: float = 0.0
     wall_s: float = 0.0
 
 
+class Spent(NamedTuple):
+    """What a rank has spent so far."""
+
+    bytes_sent: int
+    shard_gradients: int
+
+
 @dataclass
 class Snapshots:
-    """Copies of the parameters every so many rounds, evaluated after the loop."""
+    """Copies of the parameters every so many rounds, evaluated after the loop, and what they took."""
 
     every: int
     rounds: list[int] = field(default_factory=list)
     times_s: list[float] = field(default_factory=list)
     params: list[Array] = field(default_factory=list)
+    spent: list[Spent] = field(default_factory=list)
 
-    def take(self, round_: int, time_s: float, params: Array) -> None:
+    def take(self, round_: int, time_s: float, params: Array, spent: Callable[[], Spent]) -> None:
         """Keep a copy if this is the first time at or past the next multiple of ``every``."""
         due = round_ - round_ % self.every
         if self.rounds and self.rounds[-1] >= due:
             return
         if len(self.params) >= max(16, SNAPSHOT_BYTES // params.nbytes):
             self.thin(2 * self.every)
-        self._append(due, time_s, params)
+        self._append(due, time_s, params, spent())
 
-    def finish(self, round_: int, time_s: float, params: Array) -> None:
+    def finish(self, round_: int, time_s: float, params: Array, spent: Spent) -> None:
         """Keep the final parameters as those of the last round, whatever was kept before."""
         if self.rounds and self.rounds[-1] == round_:
-            for kept in (self.rounds, self.times_s, self.params):
+            for kept in (self.rounds, self.times_s, self.params, self.spent):
                 kept.pop()
-        self._append(round_, time_s, params)
+        self._append(round_, time_s, params, spent)
 
     def thin(self, every: int) -> None:
         """Keep only multiples of ``every``, a multiple of the present interval, and the last."""
@@ -95,11 +106,13 @@ class Snapshots:
         self.rounds = [self.rounds[i] for i in keep]
         self.times_s = [self.times_s[i] for i in keep]
         self.params = [self.params[i] for i in keep]
+        self.spent = [self.spent[i] for i in keep]
 
-    def _append(self, round_: int, time_s: float, params: Array) -> None:
+    def _append(self, round_: int, time_s: float, params: Array, spent: Spent) -> None:
         self.rounds.append(round_)
         self.times_s.append(time_s)
         self.params.append(params.copy())
+        self.spent.append(spent)
 
 
 class Timeline:
@@ -197,6 +210,10 @@ class RoundLoop:
         params: Array = self._state.params
         return params
 
+    def spent(self) -> Spent:
+        """Return what this rank has spent until now."""
+        return Spent(self._exchange.counts().bytes_sent, self._work.n_shard_gradients)
+
     def run(self) -> bool:
         """Go through the rounds from zero; ``params`` and ``round`` are where they end, a last message is ready.
 
@@ -206,7 +223,7 @@ class RoundLoop:
             Whether this rank's parameters grew without bound.
         """
         self._start_s = time.perf_counter()
-        self._snapshots.take(0, 0.0, self.params)
+        self._snapshots.take(0, 0.0, self.params, self.spent)
         self._stopping.start(self.params)
         diverged = False
         while not (self._over() or diverged):
@@ -220,6 +237,7 @@ class RoundLoop:
         self.counts.gradients = self._work.n_whole
         self.counts.partial_gradients = self._work.n_partial
         self.counts.late_gradients = self._work.n_late
+        self.counts.shard_gradients = self._work.n_shard_gradients
         # The goodbye: what the others may mix in the rounds that they still have.
         self._method.send(self._state, None, 0.0, self.round, self._exchange.blank())
         if self._events is not None:
@@ -297,7 +315,7 @@ class RoundLoop:
         self.counts.rounds += 1
         self.counts.jumped += max(following - self.round - 1, 0)
         self.round = following
-        self._snapshots.take(following, mixed - self._start_s, self.params)
+        self._snapshots.take(following, mixed - self._start_s, self.params, self.spent)
         self._stopping.after_round(following, step_size, work is not None, self.params)
         self._progress(following)
 

@@ -146,7 +146,7 @@ def descend(
     exchange.close(loop.round, loop.counts.rounds, diverged, config.deadline.shutdown_s)
     _refuse_divergence(session, loop.round if diverged else None, schedule(loop.round))
     stopped_by, last_round = _end(session, stopping.reason, loop.round, config.rounds)
-    snapshots.finish(last_round, loop.counts.wall_s, loop.params)
+    snapshots.finish(last_round, loop.counts.wall_s, loop.params, loop.spent())
     history = evaluate.history(session, share, snapshots)
     stacked_params = session.comm.gather(loop.params)
     ranks = session.comm.gather(_counts(session, loop, exchange, share))

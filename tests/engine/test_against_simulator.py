@@ -12,6 +12,7 @@ from goco_mpi.core import topology
 from goco_mpi.engine.session import Session
 from goco_mpi.engine.train import train
 from goco_mpi.errors import InputError
+from goco_mpi.record import Outcome
 from goco_mpi.simulation import simulate_experiment
 
 INF = float("inf")
@@ -52,8 +53,20 @@ def assert_equals_simulation(raw: dict) -> None:
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-10)
         assert mine["consensus_distance"] == pytest.approx(theirs["consensus_distance"], rel=1e-8, abs=1e-12)
         assert mine["test_accuracy"] == pytest.approx(theirs["test_accuracy"])
+        assert mine["shard_gradients"] == theirs["shard_gradients"]
+    assert_messages_are_those_of_the_simulation(outcome, expected, config.method.kind == "allreduce")
     # The comparison is worth something only if the rounds moved the parameters.
     assert np.abs(expected.stacked_params).max() > 1e-3
+
+
+def assert_messages_are_those_of_the_simulation(outcome: Outcome, expected: Outcome, collective: bool) -> None:
+    """Check the bytes of every round: of its messages some may still be waiting; gossip ends with goodbyes."""
+    last = expected.history[-1]
+    one_round = last["bytes_sent"] / last["round"] * (1.0 + 1e-12)
+    for mine, theirs in zip(outcome.history[:-1], expected.history[:-1], strict=True):
+        assert theirs["bytes_sent"] - one_round <= mine["bytes_sent"] <= theirs["bytes_sent"]
+    goodbyes = 0.0 if collective else one_round
+    assert outcome.history[-1]["bytes_sent"] == pytest.approx(last["bytes_sent"] + goodbyes, rel=1e-10)
 
 
 @pytest.mark.mpi(min_size=1)
