@@ -56,7 +56,7 @@ def test_history_has_a_row_every_so_often_and_at_the_end_with_all_columns():
 
 @pytest.mark.parametrize(
     ("method", "vectors", "beside", "neighbors"),
-    # A message also has a header of four numbers, and the rates that five workers tell; a reduction carries two numbers.
+    # A message also has a header of four numbers, and the rates of five workers; a reduction carries two numbers more.
     [("goco", 1, 4 + 2 * 5, 2), ("dgd", 1, 4, 2), ("push_pull", 2, 4, 2), ("allreduce", 1, 2, 1)],
 )
 def test_every_round_costs_its_messages(method, vectors, beside, neighbors):

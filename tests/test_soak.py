@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import soak
 
+from goco_mpi.core.methods import METHODS
+
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes in /proc")
 
 SEED = 320
