@@ -12,19 +12,6 @@ from goco_mpi.core.gossip import Received
 
 Array = NDArray[np.float64]
 
-NETWORK_WEIGHT = 30.0
-"""How much more a second in the network counts than a second of work when the deadline is learned.
-
-With ``deadline.gossip_factor = 0.1`` the deadline is a tenth of the work of a round plus three
-times what the network usually takes: short where messages are quick, and never below what they
-need. A wait that a neighbour's longer work explains is not the network's, or the deadline would
-learn to wait for a slow neighbour."""
-
-MOST_DRAINED = 10_000
-"""Messages taken in at a time from one neighbour: more than MPI keeps, less than for ever."""
-
-_TAG = 1
-
 
 @dataclass
 class ExchangeCounts:
