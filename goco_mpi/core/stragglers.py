@@ -113,6 +113,10 @@ class StragglerModel:
         edge = (source << 32) + dest  # the same stream whatever the number of workers
         return bool(stream(self.seed, Purpose.LINK, edge, round_).random() >= self.link_p)
 
+    def slowness(self, worker: int) -> float:
+        """Return how many times as long as usual a worker's own computing takes, where time is simulated."""
+        return self.factor if self.kind == "slow" and worker in self._slow else 1.0
+
     def duration_s(self, worker: int, round_: int) -> float:
         """Return how long the gradient of this round lasts at least, in seconds (real kinds)."""
         if worker in self._slow and self.kind == "slow":

@@ -14,6 +14,7 @@ from goco_mpi.core.events import NONE, EventLog
 from goco_mpi.core.gossip import Mixing
 from goco_mpi.core.methods import Method, Place
 from goco_mpi.core.pace import rounds
+from goco_mpi.core.pace.counts import RunCounts
 from goco_mpi.core.pace.deadline import Deadline
 from goco_mpi.core.pace.rounds import Look
 from goco_mpi.core.pace.work import FinishedWork
@@ -27,39 +28,6 @@ Array = NDArray[np.float64]
 
 SNAPSHOT_BYTES = 64 << 20
 """Memory for snapshots; with more of them, every other one is dropped."""
-
-
-@dataclass
-class RunCounts:
-    """What a rank's round loop did.
-
-    Attributes
-    ----------
-    rounds : int
-        Rounds gone through, those without a gradient of its own included.
-    gradients : int
-        Gradients finished, and used unless the run ended.
-    late_gradients : int
-        Gradients dropped at the deadline, by a straggler script, or by the end of the run.
-    partial_gradients : int
-        Gradients of which some shards were finished (late = 'partial'), and used likewise.
-    repeated : int
-        Rounds in which an earlier gradient was used again (late = 'memory').
-    jumped : int
-        Rounds skipped to catch up with the neighbours, between two gradients.
-    compute_s, wait_s, wall_s : float
-        Seconds in gradients, in waiting for neighbours, and in all.
-    """
-
-    rounds: int = 0
-    gradients: int = 0
-    late_gradients: int = 0
-    partial_gradients: int = 0
-    repeated: int = 0
-    jumped: int = 0
-    compute_s: float = 0.0
-    wait_s: float = 0.0
-    wall_s: float = 0.0
 
 
 @dataclass
