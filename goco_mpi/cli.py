@@ -15,6 +15,7 @@ from goco_mpi.errors import GocoError, RunError, check_range
 
 if TYPE_CHECKING:
     from goco_mpi.engine.session import Session
+    from goco_mpi.progress import Progress
     from goco_mpi.record import Outcome
     from goco_mpi.schema import RunConfig
 
@@ -48,9 +49,12 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--ranks", type=int, metavar="N", help="refuse to start on any other number of ranks")
     run.set_defaults(command=_run)
 
-    simulate = commands.add_parser("simulate", help="the same experiment in one process, without MPI or time")
+    simulate = commands.add_parser("simulate", help="the same experiment in one process, without MPI")
     _add_experiment(simulate)
     simulate.add_argument("--workers", type=int, default=8, metavar="N", help="number of workers (default 8)")
+    simulate.add_argument(
+        "--time", action="store_true", help="in simulated seconds: each worker in its own time, by the costs of [cost]"
+    )
     simulate.set_defaults(command=_simulate)
 
     sweep = commands.add_parser("sweep", help="all members of a grid of experiments, resumably, into one table")
@@ -154,10 +158,38 @@ def _simulate(options: argparse.Namespace) -> int:
 
     check_range("--workers", options.workers, 1, 2**31)
     config, out = _prepare(options)
+    environment = {"simulated": True, "n_ranks": options.workers}
     with Progress(config.rounds, options.quiet) as progress:
-        outcome = simulate_experiment(config, options.workers, progress)
-    _finish(options, out, config, outcome, {"simulated": True, "n_ranks": options.workers})
+        if options.time:
+            outcome, environment["simulator"] = _simulate_in_time(config, options.workers, progress)
+        else:
+            outcome = simulate_experiment(config, options.workers, progress)
+    _finish(options, out, config, outcome, environment)
+    if options.time and not options.quiet:
+        print(
+            "simulated {rounds} rounds of workers in {seconds:.1f} s: {rate:.0f} a second".format(
+                **environment["simulator"]
+            )
+        )
     return 0
+
+
+def _simulate_in_time(config: RunConfig, n_workers: int, progress: Progress) -> tuple[Outcome, dict[str, Any]]:
+    """Return the outcome in simulated seconds, and how quickly it was simulated."""
+    import time
+
+    from goco_mpi.timed import simulate_in_time
+
+    start = time.perf_counter()
+    found = simulate_in_time(config, n_workers, progress)
+    seconds = time.perf_counter() - start
+    n_rounds = int(sum(row["rounds"] for row in found.outcome.ranks))
+    return found.outcome, {
+        "rounds": n_rounds,
+        "events": found.n_events,
+        "seconds": seconds,
+        "rate": n_rounds / seconds,
+    }
 
 
 def _finish(

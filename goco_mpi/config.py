@@ -17,11 +17,12 @@ from typing import Any, TypeVar, get_type_hints
 
 import msgspec
 
-from goco_mpi.core import encoding, gossip, mixing, objectives, placement, rates, stragglers, topology
+from goco_mpi.core import costs, encoding, gossip, mixing, objectives, placement, rates, stragglers, topology
 from goco_mpi.core.methods import METHODS
 from goco_mpi.core.methods.table_newton import TABLE_NEWTON
 from goco_mpi.errors import InputError, check_one_of, check_range
 from goco_mpi.schema import (
+    CostConfig,
     DeadlineConfig,
     MethodConfig,
     PlacementConfig,
@@ -152,16 +153,14 @@ def put(raw: dict[str, Any], key: str, value: Any, where: str) -> None:
 
 def resolve_paths(raw: dict[str, Any], base: Path) -> None:
     """Look a relative data path up from the current directory, then from the experiment file's."""
-    data = raw.get("data")
-    if not isinstance(data, dict):
-        return
-    for key in ("source", "targets"):
-        value = data.get(key)
+    for section, key in (("data", "source"), ("data", "targets"), ("cost", "trace")):
+        table = raw.get(section)
+        value = table.get(key) if isinstance(table, dict) else None
         if key == "source" and value in (*BUNDLED, "synthetic"):
             continue
         # os.path: a name too long for a file is no file rather than an error.
         if isinstance(value, str) and not os.path.exists(value) and os.path.exists(base / value):  # noqa: PTH110
-            data[key] = str(base / value)
+            raw[section][key] = str(base / value)
 
 
 def refuse_unknown_keys(raw: dict[str, Any], section: type[Section] = RunConfig, prefix: str = "") -> None:
@@ -270,6 +269,7 @@ def _check(config: RunConfig) -> None:
         )
     for name in ("work_s", "delay_s"):
         _check_not_negative(f"stragglers.{name}", getattr(config.stragglers, name))
+    _check_cost(config.cost)
     check_range("record.every", config.record.every, 1, 2**52)
 
 
@@ -282,6 +282,24 @@ def _check_deadline(deadline: DeadlineConfig) -> None:
     _check_positive("deadline.compute_factor", deadline.compute_factor)
     _check_not_negative("deadline.gossip_factor", deadline.gossip_factor)
     _check_positive("deadline.shutdown_s", deadline.shutdown_s)
+
+
+def _check_cost(cost: CostConfig) -> None:
+    check_one_of("cost.compute", cost.compute, costs.KINDS)
+    for name in ("compute_s", "bytes_per_s"):
+        _check_positive(f"cost.{name}", getattr(cost, name))
+    for name in ("spread", "overhead_s", "latency_s"):
+        _check_not_negative(f"cost.{name}", getattr(cost, name))
+    if cost.rows is not None:
+        check_range("cost.rows", cost.rows, 1, 2**52)
+    check_range("cost.slow_p", cost.slow_p, 0.0, 1.0)
+    if not 1.0 <= cost.slow_factor < math.inf:
+        raise InputError(f"cost.slow_factor must be a finite number of at least 1. Got {cost.slow_factor:g}.")
+    if (cost.trace is None) == (cost.compute == "trace"):
+        raise InputError(
+            "cost.trace goes with cost.compute = 'trace', and names a run directory or a file of seconds. "
+            f"Got cost.compute = '{cost.compute}' and cost.trace = {cost.trace!r}."
+        )
 
 
 def _check_stop(stop: StopConfig) -> None:

@@ -166,6 +166,30 @@ class StragglerConfig(Section, frozen=True):
     for each rank that sends."""
 
 
+class CostConfig(Section, frozen=True):
+    """What time things take where it is simulated: goco simulate --time, goco plan. Slow ranks are in [stragglers]."""
+
+    compute: str = "constant"
+    """constant | shifted_exponential | pareto | bimodal | trace: how long gradients take."""
+    compute_s: float = 0.01
+    """Seconds of an undisturbed gradient over ``rows`` rows; over others in proportion."""
+    rows: int | None = None
+    """Default: an equal part of the training rows, so that replication d makes it d times as long."""
+    spread: float = 0.5
+    """shifted_exponential, pareto: mean of what comes on top at random, as a multiple of compute_s."""
+    slow_p: float = 0.05
+    """bimodal: probability of a slow gradient."""
+    slow_factor: float = 10.0
+    """bimodal: how many times as long that takes."""
+    trace: str | None = None
+    """trace: a run directory, or a text file of seconds with a column for each worker; used over and over."""
+    overhead_s: float = 5e-6
+    """Of a rank's own time for each message that it sends or receives."""
+    latency_s: float = 5e-5
+    bytes_per_s: float = 1e9
+    """Of a rank's link, over which its messages leave one after the other."""
+
+
 class RecordConfig(Section, frozen=True):
     """What is recorded."""
 
@@ -193,4 +217,5 @@ class RunConfig(Section, frozen=True):
     deadline: DeadlineConfig = DeadlineConfig()
     stop: StopConfig = StopConfig()
     stragglers: StragglerConfig = StragglerConfig()
+    cost: CostConfig = CostConfig()
     record: RecordConfig = RecordConfig()

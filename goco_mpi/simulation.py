@@ -40,7 +40,7 @@ class Simulation:
         self.layout = lay_out(config, n_workers)
         self.problem = load_problem(config)
         self._synchronous = self.layout.method.exchange == "allreduce"
-        self._shares = [self.problem.share(self.layout, worker) for worker in range(n_workers)]
+        self.shares = [self.problem.share(self.layout, worker) for worker in range(n_workers)]
         automatic = config.step.kind == "auto"
         self.step_size = step_schedule(config, self._curvature() if automatic else np.nan)
 
@@ -53,7 +53,7 @@ class Simulation:
 
         if self._synchronous:
             return largest(self.problem.pooled_rows())
-        return max(largest(share.coded) for share in self._shares)
+        return max(largest(share.coded) for share in self.shares)
 
     def _weigh(self, worker: int, completion_rates: Array) -> Array:
         """Return (N/M) a_ik of a worker's shards, were these the completion rates."""
@@ -88,7 +88,7 @@ class Simulation:
     def run(self, observe: Observe) -> Array:
         """Simulate the rounds; see `goco_mpi.core.simulate.simulate`."""
         return simulate(
-            self._shares,
+            self.shares,
             self.step_size,
             self.layout.stragglers.scripted(),
             self.config.rounds,

@@ -17,9 +17,9 @@ from goco_mpi import bench, bench_peers
 from goco_mpi.bench import Member, Setup, figure, on_ranks
 from goco_mpi.cli import main
 from goco_mpi.core.events import NONE, Events
+from goco_mpi.core.pace.suspicion import TRUSTED_AFTER
 from goco_mpi.engine import benchmarks
 from goco_mpi.engine.benchmarks import rounds_to_trust, seconds_lost
-from goco_mpi.engine.suspicion import TRUSTED_AFTER
 from goco_mpi.errors import InputError, RunError
 
 KEYS = {"name", "case", "value", "unit", "bound", "ok", "median", "min", "max", "repeats"}

@@ -137,6 +137,10 @@ class StragglerModel:
     def _passing(self, source: NDArray[np.int64], dest: NDArray[np.int64], round_: int) -> NDArray[np.bool_]:
         return np.asarray(edge_uniforms(self.seed, Purpose.LINK, round_, source, dest) >= self._lost[source])
 
+    def slowness(self, worker: int) -> float:
+        """Return how many times as long as usual a worker's own computing takes, where time is simulated."""
+        return self.factor if self.kind == "slow" and worker in self._slow else 1.0
+
     def duration_s(self, worker: int, round_: int) -> float:
         """Return how long the gradient of this round lasts at least, in seconds (real kinds)."""
         if worker in self._slow and self.kind == "slow":

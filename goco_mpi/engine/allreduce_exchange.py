@@ -9,8 +9,9 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from goco_mpi.core.gossip import TRAILER, Received
+from goco_mpi.core.pace.counts import ExchangeCounts
 from goco_mpi.engine.deadline import waitsome_until
-from goco_mpi.engine.exchange import Exchange, ExchangeCounts
+from goco_mpi.engine.exchange import Exchange
 
 Array = NDArray[np.float64]
 

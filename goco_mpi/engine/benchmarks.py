@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 from goco_mpi.config import parse_config, replace
 from goco_mpi.core import topology
 from goco_mpi.core.events import NONE, Events
-from goco_mpi.engine.deadline import Deadline
+from goco_mpi.core.pace.deadline import Deadline
+from goco_mpi.core.pace.suspicion import TRUSTED_AFTER
 from goco_mpi.engine.gossip_exchange import GossipExchange
 from goco_mpi.engine.session import Session
-from goco_mpi.engine.suspicion import TRUSTED_AFTER
 from goco_mpi.engine.train import train
 from goco_mpi.errors import InputError, RunError
 from goco_mpi.experiment import lay_out
@@ -202,7 +202,7 @@ def rounds_to_trust(in_time: Sequence[bool], suspect: Sequence[bool]) -> int | N
     A suspect is *in time* in a round if its message of that round, or a newer one, is there when mixing,
     although nobody waits for it. It has *caught up* in the first of several such rounds in a row, the last of
     which makes it trusted, and those rounds are counted, the first and the last included:
-    `goco_mpi.engine.suspicion` makes them three. A late round in between, and it has not caught up.
+    `goco_mpi.core.pace.suspicion` makes them three. A late round in between, and it has not caught up.
 
     What this leaves out is how long catching up takes. A rank that was held up stays out of step by less than a round,
     so its messages may be late for long although it is as fast as the others. It is then trusted

@@ -1,16 +1,13 @@
 """Waiting with a deadline: MPI has no timed wait, this is ours.
 
 `waitsome_until` and `waitany_until` test, and sleep in between: a blocking MPI call would spin
-a core and could not be left. `Deadline` learns how long is usual.
+a core and could not be left.
 """
 
 from __future__ import annotations
 
-import math
 import os
-import statistics
 import time
-from collections import deque
 
 from mpi4py import MPI
 
@@ -74,49 +71,3 @@ def waitany_until(requests: list[MPI.Request], deadline: float, poll_s: float) -
             return None
         n_tests += 1
         _pause(n_tests, poll_s)
-
-
-class Deadline:
-    """A deadline of a fixed number of seconds, or a multiple of the running median of what was seen.
-
-    Parameters
-    ----------
-    setting : float or 'auto'
-        Seconds (``inf``: no deadline), or learn it.
-    factor : float
-        auto: multiple of the median.
-    first_s : float
-        auto: the deadline before anything was seen.
-    window : int
-        auto: how many observations the median is over.
-
-    Attributes
-    ----------
-    seconds : float
-    learns : bool
-        Whether it is a learned one.
-
-    Examples
-    --------
-    >>> deadline = Deadline("auto", factor=2.0, first_s=1.0)
-    >>> deadline.seconds
-    1.0
-    >>> deadline.observe(0.1); deadline.seconds
-    0.2
-    """
-
-    def __init__(self, setting: float | str, factor: float, first_s: float = math.inf, window: int = 31) -> None:
-        self.learns = setting == "auto"
-        self._factor = factor
-        self._seen: deque[float] = deque(maxlen=window)
-        self.seconds = first_s if self.learns else float(setting)
-
-    def observe(self, seconds: float) -> None:
-        """Take in one duration.
-
-        One that was cut short counts as what it lasted until then: as the deadline exceeds the
-        median, a lasting slow-down then moves the median up.
-        """
-        if self.learns:
-            self._seen.append(seconds)
-            self.seconds = self._factor * statistics.median(self._seen)

@@ -3,51 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from goco_mpi.core.gossip import Received
+from goco_mpi.core.pace.counts import ExchangeCounts
 
 Array = NDArray[np.float64]
-
-NETWORK_WEIGHT = 30.0
-"""How much more a second in the network counts than a second of work when the deadline is learned.
-
-With ``deadline.gossip_factor = 0.1`` the deadline is a tenth of the work of a round plus three
-times what the network usually takes: short where messages are quick, and never below what they
-need. A wait that a neighbour's longer work explains is not the network's, or the deadline would
-learn to wait for a slow neighbour."""
-
-MOST_DRAINED = 10_000
-"""Messages taken in at a time from one neighbour: more than MPI keeps, less than for ever."""
-
-_TAG = 1
-
-
-@dataclass
-class ExchangeCounts:
-    """What an exchange did, for the record.
-
-    Attributes
-    ----------
-    messages_sent, messages_received : int
-    bytes_sent : int
-    superseded : int
-        Messages never sent because a newer one took their place.
-    missed : int
-        Neighbour-rounds in which a neighbour's message was not there when mixing.
-    suspected : int
-        Times a neighbour became a suspect.
-    """
-
-    messages_sent: int = 0
-    messages_received: int = 0
-    bytes_sent: int = 0
-    superseded: int = 0
-    missed: int = 0
-    suspected: int = 0
 
 
 class Exchange(ABC):

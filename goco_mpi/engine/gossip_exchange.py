@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -14,21 +14,16 @@ from numpy.typing import NDArray
 
 from goco_mpi.core.bulletin import Bulletin
 from goco_mpi.core.gossip import HEADER, Received
-from goco_mpi.engine.deadline import Deadline, waitany_until, waitsome_until
-from goco_mpi.engine.exchange import Exchange, ExchangeCounts
-from goco_mpi.engine.slots import FAILED, GOODBYE, STOPPED, Message, Outbox, ReceiveSlot, SendSlot
-from goco_mpi.engine.suspicion import Suspicion
+from goco_mpi.core.pace.counts import ExchangeCounts
+from goco_mpi.core.pace.deadline import Deadline
+from goco_mpi.core.pace.patience import Patience
+from goco_mpi.core.pace.slots import FAILED, GOODBYE, STOPPED, Message, Outbox, ReceiveSlot, SendSlot
+from goco_mpi.core.pace.suspicion import Suspicion
+from goco_mpi.engine.deadline import waitany_until, waitsome_until
+from goco_mpi.engine.exchange import Exchange
 from goco_mpi.errors import RunError
 
 Array = NDArray[np.float64]
-
-NETWORK_WEIGHT = 30.0
-"""How much more a second in the network counts than a second of work when the deadline is learned.
-
-With ``deadline.gossip_factor = 0.1`` the deadline is a tenth of the work of a round plus three
-times what the network usually takes: short where messages are quick, and never below what they
-need. A wait that a neighbour's longer work explains is not the network's, or the deadline would
-learn to wait for a slow neighbour."""
 
 MOST_DRAINED = 10_000
 """Messages taken in at a time from one neighbour: more than MPI keeps, less than for ever."""
@@ -82,8 +77,6 @@ class GossipExchange(Exchange):
     ) -> None:
         self._graph = comm.Create_dist_graph_adjacent(list(neighbors), list(neighbors), reorder=False)
         self._graph.Set_name("goco_mpi.graph")
-        self._deadline = deadline
-        self._synchronous = math.isinf(deadline.seconds)
         self._poll_s = poll_s
         self._arrives = arrives
         self._bulletin = bulletin
@@ -100,9 +93,8 @@ class GossipExchange(Exchange):
         self._requests += [MPI.REQUEST_NULL for _ in neighbors]
         self._message_bytes = (HEADER + self._n_bulletin + n_params) * 8
         self._round = 0
-        self._busy_since = time.perf_counter()
-        self._busy_s = 0.0
-        self._counts = ExchangeCounts()
+        self._patience = Patience(self._edges, deadline, time.perf_counter())
+        self._synchronous = self._patience.synchronous
 
     def _edge(self, neighbor: int, n_params: int) -> _Edge:
         """Set up one edge on persistent requests, one a buffer: cheaper to start than new ones."""
@@ -178,9 +170,7 @@ class GossipExchange(Exchange):
     def _listen(self, index: int) -> None:
         """Test an edge's posted receive from now on, unless it must not be heard yet."""
         slot = self._edges[index].receive
-        # Synchronous means mixing exactly this round's vectors: a neighbour who is already here
-        # is not listened to again before that, or its next one would win.
-        deaf = slot.request is None or (self._synchronous and slot.heard_round >= self._round)
+        deaf = slot.request is None or (self._synchronous and self._patience.deaf(slot, self._round))
         self._requests[index] = MPI.REQUEST_NULL if deaf else slot.request
 
     def offer(self, round_: int, step: int) -> None:
@@ -194,8 +184,7 @@ class GossipExchange(Exchange):
     def _send(self, round_: int, step: int, flags: int) -> None:
         if self._synchronous:
             self._let_leave(math.inf)
-        self._busy_s = time.perf_counter() - self._busy_since
-        self._message.write_header(round_, flags, self._busy_s, step)
+        self._message.write_header(round_, flags, self._patience.offer(time.perf_counter()), step)
         if self._bulletin is not None:
             self._message.bulletin[:] = self._bulletin.entries.ravel()
         for index, edge in enumerate(self._edges, self.degree):
@@ -210,32 +199,12 @@ class GossipExchange(Exchange):
 
     def wait(self, round_: int) -> None:
         """Wait until every trusted neighbour has delivered this round, or the deadline."""
-        start = time.perf_counter()
-        deadline = start + self._deadline.seconds
-        trusted = [edge for edge in self._edges if not edge.suspicion.suspect]
-        awaited = [edge for edge in trusted if edge.receive.reached < round_]
-        self._progress(deadline if awaited else start)
-        while not self.failed:
-            awaited = [edge for edge in awaited if edge.receive.reached < round_]
-            if not awaited or time.perf_counter() >= deadline:
-                break
+        patience, start = self._patience, time.perf_counter()
+        deadline = patience.begin(round_, start)
+        self._progress(deadline if patience.awaits() else start)
+        while not self.failed and patience.awaits() and time.perf_counter() < deadline:
             self._progress(deadline)
-        self._busy_since = time.perf_counter()
-        if trusted and self._deadline.learns:
-            explained = max(max(edge.receive.busy_s for edge in trusted) - self._busy_s, 0.0)
-            network_s = max(self._busy_since - start - explained, 0.0)
-            self._deadline.observe(self._busy_s + NETWORK_WEIGHT * network_s)
-        for edge in self._edges:
-            if edge.receive.reached < round_ or not edge.suspicion.settled:
-                self._judge(edge, round_)
-
-    def _judge(self, edge: _Edge, round_: int) -> None:
-        suspicion, reached = edge.suspicion, edge.receive.reached
-        was_suspect = suspicion.suspect
-        late = reached < round_
-        self._counts.missed += late
-        suspicion.judge(edge.receive.heard_round, late, missed=late and not was_suspect)
-        self._counts.suspected += suspicion.suspect and not was_suspect
+        patience.end(time.perf_counter())
 
     def inbox(self, round_: int) -> tuple[Array, list[Received]]:
         """Return the message offered and each neighbour's newest."""
@@ -297,12 +266,13 @@ class GossipExchange(Exchange):
     def counts(self) -> ExchangeCounts:
         """Return the counts so far."""
         sent = sum(edge.send.n_sent for edge in self._edges)
-        return replace(
-            self._counts,
+        return ExchangeCounts(
             messages_sent=sent,
             bytes_sent=sent * self._message_bytes,
             messages_received=sum(edge.receive.n_received for edge in self._edges),
             superseded=sum(edge.send.n_superseded for edge in self._edges),
+            missed=self._patience.missed,
+            suspected=self._patience.suspected,
         )
 
 

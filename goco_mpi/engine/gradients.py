@@ -1,17 +1,15 @@
-"""The gradient of a round: computed block by block, and what it is worth when it is late."""
+"""The gradient of a round on the clock: injected work lasts without using the machine."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from goco_mpi.core.methods import Encoding, Gradient
-from goco_mpi.core.shares import Share
-from goco_mpi.core.stragglers import StragglerModel
+from goco_mpi.core.methods import Encoding
+from goco_mpi.core.pace.work import Work
 
 Array = NDArray[np.float64]
 
@@ -19,133 +17,20 @@ SLICE_S = 5e-4
 """How long injected work sleeps between two looks at the messages."""
 
 
-@dataclass(slots=True)
-class FinishedWork:
-    """A gradient, or the finished part of one, for local steps to use.
+class GradientWork(Work):
+    """The work of `goco_mpi.core.pace.work`, lasting as long as the straggler model says at least."""
 
-    Attributes
-    ----------
-    gradient : Gradient
-    point : int
-        The rank's step before which the parameters were those it was taken at.
-    shards : list of int
-        Places of the shards it is of, where they count one by one.
-    uses : int
-        Steps taken with it.
-    """
-
-    gradient: Gradient
-    point: int
-    shards: list[int] = field(default_factory=list)
-    uses: int = 0
-
-
-class GradientWork:
-    """Computes one rank's coded gradients, one at a time, by the late-gradient policy.
-
-    ``discard``: a late gradient is nothing. ``partial``: shard by shard in random order, and those
-    finished count. ``memory``: the last finished gradient counts until the next one is. ``wait``: there
-    are no late ones.
-
-    Parameters
-    ----------
-    rank : int
-    share : Share
-    stragglers : StragglerModel
-    late : {'discard', 'partial', 'memory', 'wait'}
-
-    Attributes
-    ----------
-    n_whole, n_partial, n_late : int
-        Gradients finished, finished in part and used, and dropped.
-    n_shard_gradients : int
-        Gradients of single shards in those not dropped.
-    """
-
-    def __init__(self, rank: int, share: Share, stragglers: StragglerModel, late: str) -> None:
-        self._rank = rank
-        self._own_share = self._share = share
-        self._encoding: Encoding | None = None
-        self._stragglers = stragglers
-        self._late = late
-        self._params = np.zeros(share.n_params)
-        self._vector = np.zeros(share.n_params)
-        # One shard's term, or with memory the buffer of the gradient that is not the last one.
-        self._spare = np.zeros(share.n_params if late in ("partial", "memory") else 0)
-        self._last: FinishedWork | None = None
-        self._step = 0
-        self._n_finished = 0
-        self._finished: list[int] = []
-        self.n_whole = self.n_partial = self.n_late = self.n_shard_gradients = 0
+    _began = 0.0
+    _lasts_s = 0.0
 
     def start(self, params: Array, round_: int, step: int, encoding: Encoding | None = None) -> Iterator[None]:
-        """Begin the gradient at ``params``; the iterator computes, and yields between blocks.
+        """Begin the gradient at ``params``, now; see `Work.start`."""
+        self._began = time.perf_counter()
+        self._lasts_s = self._stragglers.duration_s(self._rank, round_)
+        return super().start(params, round_, step, encoding)
 
-        With an ``encoding``, under its weights.
-
-        Exhaust it and call `finish`, or leave it and call `cut`.
-        """
-        np.copyto(self._params, params)
-        self._step = step
-        if encoding is not self._encoding:
-            self._encoding = encoding
-            self._share = self._own_share if encoding is None else self._own_share.reweighted(encoding.weights)
-        self._finished = []
-        n_shards = self._share.n_shards
-        waits = self._late == "wait"
-        self._n_finished = n_shards if waits else self._stragglers.shards_finished(self._rank, round_, n_shards)
-        start = time.perf_counter()
-        lasts_s = self._stragglers.duration_s(self._rank, round_)
-        if self._late == "partial":
-            order = self._stragglers.shard_order(self._rank, round_, n_shards)
-            return self._shard_by_shard(order[: self._n_finished], start, lasts_s)
-        return self._in_one_pass(start + lasts_s)
-
-    def _in_one_pass(self, until: float) -> Iterator[None]:
-        yield from self._share.gradient_blocks(self._params, self._vector)
-        yield from _sleep(until)
-
-    def _shard_by_shard(self, order: list[int], start: float, lasts_s: float) -> Iterator[None]:
-        self._vector[:] = 0.0
-        for place, shard in enumerate(order, 1):
-            yield from self._share.gradient_blocks(self._params, self._spare, shard)
-            yield from _sleep(start + lasts_s * place / self._share.n_shards)
-            self._vector += self._spare
-            self._finished.append(shard)
-        yield from _sleep(start + lasts_s)
-
-    def finish(self) -> FinishedWork | None:
-        """Return what counts once all blocks are done; None where a script made it late."""
-        if self._late == "partial":
-            return self.cut()
-        if self._n_finished < self._share.n_shards:
-            self.n_late += 1
-            return self._last
-        self.n_whole += 1
-        self.n_shard_gradients += self._share.n_shards
-        work = FinishedWork(Gradient(self._vector, self._params, self._encoding), self._step)
-        if self._late == "memory":
-            self._vector, self._spare = self._spare, self._vector
-            self._params = np.empty_like(self._params) if self._last is None else self._last.gradient.params
-            self._last = work
-        return work
-
-    def cut(self) -> FinishedWork | None:
-        """Return what counts of a gradient that is left unfinished."""
-        if not self._finished:
-            self.n_late += 1
-            return None
-        whole = len(self._finished) == self._share.n_shards
-        self.n_whole += whole
-        self.n_partial += not whole
-        self.n_shard_gradients += len(self._finished)
-        part = len(self._finished) / self._share.n_shards
-        return FinishedWork(Gradient(self._vector, self._params, self._encoding, part), self._step, self._finished)
-
-    @property
-    def meanwhile(self) -> FinishedWork | None:
-        """What a step uses that is taken while a gradient is under way."""
-        return self._last
+    def _lasts(self, done: float) -> Iterator[None]:
+        return _sleep(self._began + self._lasts_s * done)
 
 
 def _sleep(until: float) -> Iterator[None]:

@@ -13,57 +13,21 @@ from numpy.typing import NDArray
 from goco_mpi.core.events import NONE, EventLog
 from goco_mpi.core.gossip import Mixing
 from goco_mpi.core.methods import Method, Place
+from goco_mpi.core.pace import rounds
+from goco_mpi.core.pace.counts import RunCounts
+from goco_mpi.core.pace.deadline import Deadline
+from goco_mpi.core.pace.rounds import Look
+from goco_mpi.core.pace.work import FinishedWork
 from goco_mpi.core.schedules import StepSchedule
 from goco_mpi.engine.background import Background
-from goco_mpi.engine.deadline import Deadline
 from goco_mpi.engine.exchange import Exchange
-from goco_mpi.engine.gradients import FinishedWork, GradientWork
+from goco_mpi.engine.gradients import GradientWork
 from goco_mpi.engine.stopping import Stopping
 
 Array = NDArray[np.float64]
 
-BEHIND = 2
-"""Rounds that the neighbours are ahead when a rank gossips in the middle of its gradient."""
-UNBOUNDED = 1e200
-"""Squared norm of the parameters beyond which the run has diverged."""
 SNAPSHOT_BYTES = 64 << 20
 """Memory for snapshots; with more of them, every other one is dropped."""
-
-
-@dataclass
-class RunCounts:
-    """What a rank's round loop did.
-
-    Attributes
-    ----------
-    rounds : int
-        Rounds gone through, those without a gradient of its own included.
-    gradients : int
-        Gradients finished, and used unless the run ended.
-    late_gradients : int
-        Gradients dropped at the deadline, by a straggler script, or by the end of the run.
-    partial_gradients : int
-        Gradients of which some shards were finished (late = 'partial'), and used likewise.
-    repeated : int
-        Rounds in which an earlier gradient was used again (late = 'memory').
-    jumped : int
-        Rounds skipped to catch up with the neighbours, between two gradients.
-    shard_gradients : int
-        Gradients of single shards that the finished and the partial gradients are made of.
-    compute_s, wait_s, wall_s : float
-        Seconds in gradients, in waiting for neighbours, and in all.
-    """
-
-    rounds: int = 0
-    gradients: int = 0
-    late_gradients: int = 0
-    partial_gradients: int = 0
-    repeated: int = 0
-    jumped: int = 0
-    shard_gradients: int = 0
-    compute_s: float = 0.0
-    wait_s: float = 0.0
-    wall_s: float = 0.0
 
 
 class Spent(NamedTuple):
@@ -231,8 +195,7 @@ class RoundLoop:
             if self._over():
                 break
             self._gossip(gradient)
-            # Far below overflow, and false for NaN: nothing computed from it warns.
-            diverged = not float(self.params @ self.params) < UNBOUNDED
+            diverged = rounds.diverged(float(self.params @ self.params))
         self.counts.wall_s = time.perf_counter() - self._start_s
         self.counts.gradients = self._work.n_whole
         self.counts.partial_gradients = self._work.n_partial
@@ -257,11 +220,11 @@ class RoundLoop:
         for _ in blocks if self._background is None else self._background.around(blocks):
             self._exchange.drain()
             self._keep_up()
-            late = time.perf_counter() >= deadline
-            if late and self._carries_on and not self._over():
+            found = rounds.look(time.perf_counter() >= deadline, self._over(), self._carries_on)
+            if found is Look.GOSSIP:
                 self._gossip(self._work.meanwhile)
                 deadline = time.perf_counter() + self._compute_deadline.seconds
-            elif late or self._over():
+            elif found is Look.CUT:
                 finished = False
                 break
         seconds = time.perf_counter() - start - (self.counts.wait_s - waited_s)
@@ -273,13 +236,11 @@ class RoundLoop:
     def _keep_up(self) -> None:
         """Gossip in the middle of a gradient if the neighbours are further.
 
-        Otherwise they would mix with an old vector of this rank. Rounds pass and the parameters
-        change meanwhile, and the gradient is applied to them when it is ready. The rank takes part
-        in the neighbours' newest round, and does not go past it: only finished work moves the
-        network's rounds on.
+        Rounds pass and the parameters change meanwhile, and the gradient is applied to them when it is
+        ready. The rank takes part in the neighbours' newest round, and does not go past it.
         """
         newest_round = self._exchange.newest_round
-        if newest_round >= self.round + BEHIND:
+        if rounds.behind(self.round, newest_round):
             self.round = newest_round
             if not self._over():
                 self._gossip(self._work.meanwhile, wait=False, advance=False)
@@ -287,11 +248,9 @@ class RoundLoop:
     def _gossip(self, work: FinishedWork | None, wait: bool = True, advance: bool = True) -> None:
         """Take the local step, exchange, mix, and go on to the next round.
 
-        That is the newest round heard of, where the neighbours are further than the next.
-
         Parameters
         ----------
-        gradient : FinishedWork or None
+        work : FinishedWork or None
             What the local step uses.
         wait : bool
             Whether to wait for the neighbours.
@@ -311,7 +270,7 @@ class RoundLoop:
         mixed = time.perf_counter()
         self.counts.wait_s += waited - offered
         self._take_down(work, (offered, waited, mixed))
-        following = max(self.round + 1, self._exchange.newest_round) if advance else self.round
+        following = rounds.following(self.round, self._exchange.newest_round, advance)
         self.counts.rounds += 1
         self.counts.jumped += max(following - self.round - 1, 0)
         self.round = following

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from goco_mpi.core import objectives
 from goco_mpi.core.bulletin import Bulletin
 from goco_mpi.core.events import EventLog
+from goco_mpi.core.pace.deadline import FIRST_GOSSIP_S, Deadline
 from goco_mpi.core.shares import Share
 from goco_mpi.engine import evaluate
 from goco_mpi.engine.allreduce_exchange import AllreduceExchange
 from goco_mpi.engine.background import Background
-from goco_mpi.engine.deadline import Deadline
 from goco_mpi.engine.exchange import Exchange
 from goco_mpi.engine.gossip_exchange import GossipExchange
 from goco_mpi.engine.gradients import GradientWork
@@ -32,10 +32,6 @@ from goco_mpi.record import Outcome
 from goco_mpi.schema import RunConfig
 
 Array = NDArray[np.float64]
-
-FIRST_GOSSIP_S = 0.05
-"""Automatic gossip deadline of the first round, when nothing has been measured yet."""
-
 
 Callback = Callable[[int, Array], object]
 

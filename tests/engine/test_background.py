@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from goco_mpi.config import parse_config
+from goco_mpi.core.pace.deadline import Deadline
 from goco_mpi.engine.background import Background
-from goco_mpi.engine.deadline import Deadline
 from goco_mpi.engine.gossip_exchange import GossipExchange
 from goco_mpi.engine.session import Session
 from goco_mpi.engine.train import train

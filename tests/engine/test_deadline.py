@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from mpi4py import MPI
 
-from goco_mpi.engine.deadline import Deadline, waitany_until, waitsome_until
+from goco_mpi.core.pace.deadline import Deadline
+from goco_mpi.engine.deadline import waitany_until, waitsome_until
 from goco_mpi.engine.session import Session
 
 LONG_S = 60.0

@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
+from goco_mpi.core.pace.deadline import Deadline
+from goco_mpi.core.pace.slots import HEADER
 from goco_mpi.engine.allreduce_exchange import AllreduceExchange
-from goco_mpi.engine.deadline import Deadline
 from goco_mpi.engine.exchange import Exchange
 from goco_mpi.engine.gossip_exchange import GossipExchange
 from goco_mpi.engine.session import Session
-from goco_mpi.engine.slots import HEADER
 
 INF = math.inf
 POLL_S = 5e-5

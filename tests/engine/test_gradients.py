@@ -11,10 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from goco_mpi.core.pace.work import FinishedWork
 from goco_mpi.core.shares import Share
 from goco_mpi.core.stragglers import StragglerModel
 from goco_mpi.engine import gradients
-from goco_mpi.engine.gradients import FinishedWork, GradientWork
+from goco_mpi.engine.gradients import GradientWork
 
 POLICIES = ("discard", "partial", "memory", "wait")
 N_PARAMS = 6

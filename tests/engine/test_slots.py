@@ -10,10 +10,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from goco_mpi.engine.deadline import Deadline
+from goco_mpi.core.pace.deadline import Deadline
+from goco_mpi.core.pace.slots import FAILED, GOODBYE, HEADER, STOPPED, Message, Outbox, ReceiveSlot, SendSlot
 from goco_mpi.engine.gossip_exchange import GossipExchange
 from goco_mpi.engine.session import Session
-from goco_mpi.engine.slots import FAILED, GOODBYE, HEADER, STOPPED, Message, Outbox, ReceiveSlot, SendSlot
 
 N_PARAMS = 3
 N_BULLETIN = 2

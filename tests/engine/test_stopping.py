@@ -12,9 +12,10 @@ import pytest
 from goco_mpi.config import parse_config, replace
 from goco_mpi.core import topology
 from goco_mpi.core.gossip import Received
+from goco_mpi.core.pace.counts import ExchangeCounts
 from goco_mpi.engine import stopping as stopping_module
 from goco_mpi.engine.allreduce_exchange import AllreduceExchange
-from goco_mpi.engine.exchange import Exchange, ExchangeCounts
+from goco_mpi.engine.exchange import Exchange
 from goco_mpi.engine.session import Session
 from goco_mpi.engine.stopping import Stopping
 from goco_mpi.engine.train import train

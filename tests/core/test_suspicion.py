@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from goco_mpi.engine.suspicion import MOST_PATIENCE, TRUSTED_AFTER, Suspicion
+from goco_mpi.core.pace.suspicion import MOST_PATIENCE, TRUSTED_AFTER, Suspicion
 
 IN_TIME, LATE = False, True
 

@@ -1,0 +1,206 @@
+"""A cost model from a recorded run: how long its gradients and its messages took.
+
+The times of gradients come from the timeline, where there is one, and otherwise from each rank's mean in
+``ranks.csv``. Injected slowness is in them as in any other, and is not injected again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from goco_mpi.config import parse_config, replace
+from goco_mpi.core.costs import CostModel
+from goco_mpi.core.events import NONE, Events
+from goco_mpi.core.gossip import HEADER
+from goco_mpi.core.methods import METHODS
+from goco_mpi.errors import InputError
+from goco_mpi.experiment import lay_out
+from goco_mpi.record import RunRecord, read_params, read_run, read_tables
+from goco_mpi.schema import RunConfig
+
+Array = NDArray[np.float64]
+
+LEAST_S = 1e-9
+QUICK = 25.0
+"""Percentile of the messages' times that is the network's: those above waited for a receiver that did not look."""
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """What a run says of the machine it ran on.
+
+    Attributes
+    ----------
+    config : RunConfig
+        The run's, without the slowness that was injected in seconds: it is in the cost.
+    cost : CostModel
+    n_workers : int
+    """
+
+    config: RunConfig
+    cost: CostModel
+    n_workers: int
+
+
+def calibrate(run: RunRecord) -> Calibration:
+    """Fit a cost model to a recorded run.
+
+    The bandwidth is that of the run's ``[cost]``: messages of one size do not tell it from the latency.
+
+    Raises
+    ------
+    InputError
+        If the run was simulated, or lacks what it is read from.
+    """
+    if run.run["environment"].get("simulated"):
+        raise InputError(f"{str(run.path)!r} was simulated: it says nothing of a machine. Give a real run.")
+    config = parse_config(run.run["config"])
+    n_workers = len(run.ranks)
+    rows = np.array([row["rows"] for row in run.ranks])
+    if not rows.sum():
+        raise InputError(f"{str(run.path)!r} has no rows of data that its times could be scaled by.")
+    mean_rows = float(rows[rows > 0].mean())
+    traces = [trace * (mean_rows / n if n else 1.0) for trace, n in zip(gradient_times(run, config), rows, strict=True)]
+    overhead_s = _overhead_s(run)
+    cost = CostModel(
+        kind="trace",
+        seed=config.seed,
+        rows=mean_rows,
+        traces=traces,
+        overhead_s=overhead_s,
+        latency_s=_latency_s(run, config, overhead_s),
+        bytes_per_s=config.cost.bytes_per_s,
+    )
+    return Calibration(without_injected_seconds(config), cost, n_workers)
+
+
+def without_injected_seconds(config: RunConfig) -> RunConfig:
+    """Return the config without stragglers that last; those of a script, which drop work, stay."""
+    real = config.stragglers.kind in ("slow", "delays")
+    plain = replace(config.stragglers, work_s=0.0, **({"kind": "none", "ranks": ()} if real else {}))
+    return replace(config, stragglers=plain)
+
+
+def gradient_times(run: RunRecord, config: RunConfig) -> list[Array]:
+    """Return the seconds of each rank's gradients, in order; infinite for a rank that never finished one.
+
+    One that was cut counts as what it lasted until then, as for a learned deadline. Without a timeline it is one
+    number a rank, the mean.
+    """
+    if not ((run.path / "timeline.npz").exists() and (run.path / "events.npz").exists()):
+        return [np.array([_mean_s(row)]) for row in run.ranks]
+    degrees = _degrees(config, len(run.ranks))
+    tables = zip(read_tables(run.path, "timeline"), read_tables(run.path, "events"), degrees, run.ranks, strict=True)
+    found = []
+    for times, table, degree, row in tables:
+        seconds = _traced_s(times, Events(table, degree)) if math.isfinite(_mean_s(row)) else np.zeros(0)
+        found.append(seconds if seconds.size else np.array([_mean_s(row)]))
+    return found
+
+
+def _mean_s(row: dict[str, float]) -> float:
+    """Return a rank's mean gradient time."""
+    finished = row["gradients"] + row["partial_gradients"]
+    return max(row["compute_s"] / (finished + row["late_gradients"]), LEAST_S) if finished else math.inf
+
+
+def _degrees(config: RunConfig, n_workers: int) -> Sequence[int]:
+    if METHODS[config.method.kind].exchange == "allreduce":
+        return [0] * n_workers
+    return [int(degree) for degree in lay_out(config, n_workers).topology.degrees]
+
+
+def _traced_s(times: Array, events: Events) -> Array:
+    """Return the times of one rank's gradients, the first one excepted: nothing says when it began.
+
+    A gradient of point p that is first used in step s was computed before the offers of the steps p to s; steps
+    between are gossip in its middle. A step that is in no gradient's span cut one.
+    """
+    n_steps = len(times)
+    offered, mixed = times[:, 0], times[:, 2]
+    lasts = np.concatenate([[0.0], offered[1:] - mixed[: n_steps - 1]])
+    spans: dict[int, int] = {}
+    for step in range(n_steps):
+        point = int(events.points[step])
+        if point != NONE:
+            spans.setdefault(point, step)
+    found, step = [], 1
+    while step < n_steps:
+        last = spans.get(step, step)
+        found.append(float(lasts[step : last + 1].sum()))
+        step = last + 1
+    return np.maximum(np.array(found, dtype=np.float64), LEAST_S)
+
+
+def _overhead_s(run: RunRecord) -> float:
+    """Return the seconds of a message: what is neither computing nor waiting, of the median rank."""
+    found = [
+        (row["wall_s"] - row["compute_s"] - row["wait_s"]) / (row["messages_sent"] + row["messages_received"])
+        for row in run.ranks
+        if row["messages_sent"] + row["messages_received"]
+    ]
+    return max(float(np.median(found)), 0.0) if found else 0.0
+
+
+def _latency_s(run: RunRecord, config: RunConfig, overhead_s: float) -> float:
+    """Return the latency: of messages where the timeline has them, else from the rank that waited least."""
+    n_workers = len(run.ranks)
+    method = METHODS[config.method.kind]
+    n_bytes = 8 * (HEADER + method.message_size(read_params(run.path).shape[1]))
+    link_s = n_bytes / config.cost.bytes_per_s
+    least_s: float = min(row["wait_s"] / max(row["rounds"], 1.0) for row in run.ranks)
+    if method.exchange == "allreduce":
+        hops = max(2 * math.ceil(math.log2(n_workers)), 1)
+        return max((least_s - 2.0 * link_s) / hops, 0.0)
+    passing = _message_times(run, config)
+    if not passing.size:
+        return max(least_s - link_s, 0.0)
+    return max(float(np.percentile(passing, QUICK)) - link_s, 0.0)
+
+
+def _message_times(run: RunRecord, config: RunConfig) -> Array:
+    """Return how long messages took that were used, from the offer to being taken in; empty without a timeline."""
+    if not ((run.path / "timeline.npz").exists() and (run.path / "events.npz").exists()):
+        return np.zeros(0)
+    times = read_tables(run.path, "timeline")
+    topology = lay_out(config, len(times)).topology
+    found: list[float] = []
+    for rank, table in enumerate(read_tables(run.path, "events")):
+        used = Events(table, len(topology.neighbors(rank))).used
+        for place, source in enumerate(topology.neighbors(rank)):
+            steps, first = np.unique(used[: len(times[rank]), place], return_index=True)
+            for sent, step in zip(steps, first, strict=True):
+                if sent != NONE and sent < len(times[source]):
+                    found.append(float(times[rank][step, 3 + place] - times[source][sent, 0]))
+    return np.array(found)
+
+
+def read_traces(path: Path) -> tuple[list[Array], float | None]:
+    """Read the times of gradients from a run directory or a text file with a column for each worker.
+
+    Returns
+    -------
+    (list of ndarray, float or None)
+        Seconds of each worker; and over how many rows they are, where that is known.
+
+    Raises
+    ------
+    InputError
+        If there are none.
+    """
+    if path.is_dir():
+        found = calibrate(read_run(path))
+        return list(found.cost.traces), found.cost.rows
+    try:
+        table = np.loadtxt(path, ndmin=2)
+    except OSError as error:
+        raise InputError(f"cost.trace: {str(path)!r} cannot be read: {error.strerror or error}.") from None
+    except ValueError as error:
+        raise InputError(f"cost.trace: {str(path)!r} must be a text file of seconds: {error}.") from None
+    return list(table.T), None
