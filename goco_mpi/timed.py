@@ -16,6 +16,7 @@ from goco_mpi.core import metrics
 from goco_mpi.core.costs import CostModel
 from goco_mpi.core.discrete_event import Network, Pacing, TimedRun, run_allreduce
 from goco_mpi.core.discrete_event.network import Observe
+from goco_mpi.core.stragglers import StragglerModel
 from goco_mpi.errors import RunError
 from goco_mpi.record import Outcome
 from goco_mpi.schema import RunConfig
@@ -81,7 +82,8 @@ def simulate_in_time(
     progress : callable (round) -> None
         Called when half of the workers have come that far.
     cost : CostModel, optional
-        Instead of that of ``[cost]``.
+        Instead of that of ``[cost]``, from a run: lateness that the experiment injects in seconds is in it already,
+        and only counts for the encoding weights.
 
     Raises
     ------
@@ -91,7 +93,10 @@ def simulate_in_time(
         If the run diverged, or never ends.
     """
     simulation = Simulation(config, n_workers)
-    if cost is None:
+    stragglers = simulation.layout.stragglers
+    if cost is not None:
+        stragglers = stragglers.without_seconds()
+    else:
         cost = cost_model(config, simulation.problem.train.n_samples / n_workers)
     history: list[dict[str, Any]] = []
     reason = "rounds"
@@ -120,7 +125,7 @@ def simulate_in_time(
                 reason = "time_limit_s"
         return reason == "rounds"
 
-    run = _run(simulation, n_workers, cost, observe)
+    run = _run(simulation, stragglers, cost, observe)
     if not math.isfinite(run.wall_s):
         raise RunError("The run never ends: everybody waits for a worker that never finishes its gradient.")
     last_round = history[-1]["round"] if run.stopped else config.rounds
@@ -140,11 +145,11 @@ def simulate_in_time(
     return TimedOutcome(outcome, run.n_events)
 
 
-def _run(simulation: Simulation, n_workers: int, cost: CostModel, observe: Observe) -> TimedRun:
+def _run(simulation: Simulation, stragglers: StragglerModel, cost: CostModel, observe: Observe) -> TimedRun:
     config, layout = simulation.config, simulation.layout
     places = [layout.place(worker, share) for worker, share in enumerate(simulation.shares)]
     start = np.zeros(simulation.problem.objective.n_params)
-    method, stragglers, every = layout.method, layout.stragglers, config.record.every
+    method, every = layout.method, config.record.every
     if method.exchange == "allreduce":
         return run_allreduce(
             method, places, simulation.step_size, stragglers, cost, config.rounds, start, observe, every
@@ -153,7 +158,7 @@ def _run(simulation: Simulation, n_workers: int, cost: CostModel, observe: Obser
     network = Network(
         method,
         places,
-        [layout.mixing(worker) for worker in range(n_workers)],
+        [layout.mixing(worker) for worker in range(layout.n_workers)],
         simulation.step_size,
         stragglers,
         cost,

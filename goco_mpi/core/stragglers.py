@@ -113,6 +113,10 @@ class StragglerModel:
         edge = (source << 32) + dest  # the same stream whatever the number of workers
         return bool(stream(self.seed, Purpose.LINK, edge, round_).random() >= self.link_p)
 
+    def without_seconds(self) -> StragglerModel:
+        """Return the model without the lateness that lasts: for costs that have it in them already."""
+        return replace(self, kind="none" if self.kind in ("slow", "delays") else self.kind, work_s=0.0)
+
     def slowness(self, worker: int) -> float:
         """Return how many times as long as usual a worker's own computing takes, where time is simulated."""
         return self.factor if self.kind == "slow" and worker in self._slow else 1.0
