@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from goco_mpi.config import parse_config, replace
+from goco_mpi.config import parse_config
 from goco_mpi.core.costs import CostModel
 from goco_mpi.core.events import NONE, Events
 from goco_mpi.core.gossip import HEADER
@@ -38,7 +38,7 @@ class Calibration:
     Attributes
     ----------
     config : RunConfig
-        The run's, without the slowness that was injected in seconds: it is in the cost.
+        The run's. Slowness that it injects in seconds is in the cost already.
     cost : CostModel
     n_workers : int
     """
@@ -77,14 +77,7 @@ def calibrate(run: RunRecord) -> Calibration:
         latency_s=_latency_s(run, config, overhead_s),
         bytes_per_s=config.cost.bytes_per_s,
     )
-    return Calibration(without_injected_seconds(config), cost, n_workers)
-
-
-def without_injected_seconds(config: RunConfig) -> RunConfig:
-    """Return the config without stragglers that last; those of a script, which drop work, stay."""
-    real = config.stragglers.kind in ("slow", "delays")
-    plain = replace(config.stragglers, work_s=0.0, **({"kind": "none", "ranks": ()} if real else {}))
-    return replace(config, stragglers=plain)
+    return Calibration(config, cost, n_workers)
 
 
 def gradient_times(run: RunRecord, config: RunConfig) -> list[Array]:
@@ -99,7 +92,9 @@ def gradient_times(run: RunRecord, config: RunConfig) -> list[Array]:
     tables = zip(read_tables(run.path, "timeline"), read_tables(run.path, "events"), degrees, run.ranks, strict=True)
     found = []
     for times, table, degree, row in tables:
-        seconds = _traced_s(times, Events(table, degree)) if math.isfinite(_mean_s(row)) else np.zeros(0)
+        seconds = np.zeros(0)
+        if math.isfinite(_mean_s(row)):
+            seconds = _traced_s(times, Events(table, degree), config.method.late == "memory")
         found.append(seconds if seconds.size else np.array([_mean_s(row)]))
     return found
 
@@ -116,26 +111,23 @@ def _degrees(config: RunConfig, n_workers: int) -> Sequence[int]:
     return [int(degree) for degree in lay_out(config, n_workers).topology.degrees]
 
 
-def _traced_s(times: Array, events: Events) -> Array:
+def _traced_s(times: Array, events: Events, carries_on: bool) -> Array:
     """Return the times of one rank's gradients, the first one excepted: nothing says when it began.
 
-    A gradient of point p that is first used in step s was computed before the offers of the steps p to s; steps
-    between are gossip in its middle. A step that is in no gradient's span cut one.
+    A gradient lasts through the gossip in its middle. That waits for nobody; where a late gradient is
+    carried on with it may, but then a gradient ends with the first step of its point.
     """
-    n_steps = len(times)
-    offered, mixed = times[:, 0], times[:, 2]
-    lasts = np.concatenate([[0.0], offered[1:] - mixed[: n_steps - 1]])
-    spans: dict[int, int] = {}
-    for step in range(n_steps):
-        point = int(events.points[step])
-        if point != NONE:
-            spans.setdefault(point, step)
-    found, step = [], 1
-    while step < n_steps:
-        last = spans.get(step, step)
-        found.append(float(lasts[step : last + 1].sum()))
-        step = last + 1
-    return np.maximum(np.array(found, dtype=np.float64), LEAST_S)
+    offered, waited, mixed = times[:, 0], times[:, 1], times[:, 2]
+    lasts = offered[1:] - mixed[:-1]
+    if carries_on:
+        _, firsts = np.unique(events.points[: len(times)], return_index=True)
+        ends = np.sort(firsts[events.points[firsts] != NONE])
+    else:
+        ends = np.flatnonzero(waited > offered)
+    if not ends.size:
+        return np.zeros(0)
+    passed = np.concatenate([[0.0], np.cumsum(lasts)])[ends]
+    return np.asarray(np.maximum(np.diff(passed), LEAST_S))
 
 
 def _overhead_s(run: RunRecord) -> float:

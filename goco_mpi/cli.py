@@ -79,6 +79,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.set_defaults(command=_report)
 
+    calibrate = commands.add_parser("calibrate", help="how well simulated seconds predict recorded runs, rank by rank")
+    calibrate.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR")
+    calibrate.set_defaults(command=_calibrate)
+
     bench = commands.add_parser("bench", help="measure on this machine: against raw limits, promises and peers")
     bench.add_argument("names", nargs="*", metavar="MEMBER", help="what to measure (default: everything but peers)")
     bench.add_argument("--peers", action="store_true", help="also measure torch's gloo and disropt, installed once")
@@ -277,6 +281,15 @@ def _report(options: argparse.Namespace) -> int:
     if options.timeline:
         timeline.write(runs[0], options.timeline)
         print(f"timeline in {options.timeline}: open it with https://ui.perfetto.dev or chrome://tracing")
+    return 0
+
+
+def _calibrate(options: argparse.Namespace) -> int:
+    from goco_mpi.prediction import predict, print_prediction
+    from goco_mpi.record import read_run
+
+    for path in options.runs:
+        print_prediction(str(path), predict(read_run(path)))
     return 0
 
 

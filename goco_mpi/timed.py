@@ -16,6 +16,8 @@ from goco_mpi.core import metrics
 from goco_mpi.core.costs import CostModel
 from goco_mpi.core.discrete_event import Network, Pacing, TimedRun, run_allreduce
 from goco_mpi.core.discrete_event.network import Observe
+from goco_mpi.core.pace.counts import Spent
+from goco_mpi.core.stragglers import StragglerModel
 from goco_mpi.errors import RunError
 from goco_mpi.record import Outcome
 from goco_mpi.schema import RunConfig
@@ -81,7 +83,8 @@ def simulate_in_time(
     progress : callable (round) -> None
         Called when half of the workers have come that far.
     cost : CostModel, optional
-        Instead of that of ``[cost]``.
+        Instead of that of ``[cost]``, from a run: lateness that the experiment injects in seconds is in it already,
+        and only counts for the encoding weights.
 
     Raises
     ------
@@ -91,12 +94,15 @@ def simulate_in_time(
         If the run diverged, or never ends.
     """
     simulation = Simulation(config, n_workers)
-    if cost is None:
+    stragglers = simulation.layout.stragglers
+    if cost is not None:
+        stragglers = stragglers.without_seconds()
+    else:
         cost = cost_model(config, simulation.problem.train.n_samples / n_workers)
     history: list[dict[str, Any]] = []
     reason = "rounds"
 
-    def row(round_: int, now: float, stacked_params: Array) -> dict[str, Any]:
+    def row(round_: int, now: float, stacked_params: Array, spent: Spent) -> dict[str, Any]:
         problem, mean = simulation.problem, stacked_params.mean(axis=0)
         right = problem.objective.accuracy(mean, problem.test.features, problem.test.targets)
         return {
@@ -105,29 +111,31 @@ def simulate_in_time(
             "loss": problem.objective.loss(mean, pooled),
             "consensus_distance": metrics.consensus_distance(stacked_params),
             "test_accuracy": None if right is None or not right.size else float(right.mean()),
+            **spent._asdict(),
         }
 
     pooled = simulation.problem.pooled_rows()
 
-    def observe(round_: int, now: float, stacked_params: Array) -> bool:
+    def observe(round_: int, now: float, stacked_params: Array, spent: Spent) -> bool:
         nonlocal reason
         progress(round_)
         if round_ < config.rounds:  # the last row is that of the end
-            history.append(row(round_, now, stacked_params))
+            history.append(row(round_, now, stacked_params, spent))
             if config.stop.target_loss is not None and history[-1]["loss"] <= config.stop.target_loss:
                 reason = "target_loss"
             elif config.stop.time_limit_s is not None and now >= config.stop.time_limit_s:
                 reason = "time_limit_s"
         return reason == "rounds"
 
-    run = _run(simulation, n_workers, cost, observe)
+    run = _run(simulation, stragglers, cost, observe)
     if not math.isfinite(run.wall_s):
         raise RunError("The run never ends: everybody waits for a worker that never finishes its gradient.")
     last_round = history[-1]["round"] if run.stopped else config.rounds
     if history[-1]["round"] == last_round:
         history.pop()
     ends = [rank["wall_s"] for rank in run.ranks]
-    history.append(row(last_round, float(np.median(ends)), run.stacked_params))
+    spent = Spent(*(float(np.mean([rank[name] for rank in run.ranks])) for name in Spent._fields))
+    history.append(row(last_round, float(np.median(ends)), run.stacked_params, spent))
     outcome = Outcome(
         history=history,
         ranks=[{**rank, "rows": share.n_rows} for rank, share in zip(run.ranks, simulation.shares, strict=True)],
@@ -140,11 +148,11 @@ def simulate_in_time(
     return TimedOutcome(outcome, run.n_events)
 
 
-def _run(simulation: Simulation, n_workers: int, cost: CostModel, observe: Observe) -> TimedRun:
+def _run(simulation: Simulation, stragglers: StragglerModel, cost: CostModel, observe: Observe) -> TimedRun:
     config, layout = simulation.config, simulation.layout
     places = [layout.place(worker, share) for worker, share in enumerate(simulation.shares)]
     start = np.zeros(simulation.problem.objective.n_params)
-    method, stragglers, every = layout.method, layout.stragglers, config.record.every
+    method, every = layout.method, config.record.every
     if method.exchange == "allreduce":
         return run_allreduce(
             method, places, simulation.step_size, stragglers, cost, config.rounds, start, observe, every
@@ -153,7 +161,7 @@ def _run(simulation: Simulation, n_workers: int, cost: CostModel, observe: Obser
     network = Network(
         method,
         places,
-        [layout.mixing(worker) for worker in range(n_workers)],
+        [layout.mixing(worker) for worker in range(layout.n_workers)],
         simulation.step_size,
         stragglers,
         cost,

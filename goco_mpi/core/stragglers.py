@@ -137,6 +137,10 @@ class StragglerModel:
     def _passing(self, source: NDArray[np.int64], dest: NDArray[np.int64], round_: int) -> NDArray[np.bool_]:
         return np.asarray(edge_uniforms(self.seed, Purpose.LINK, round_, source, dest) >= self._lost[source])
 
+    def without_seconds(self) -> StragglerModel:
+        """Return the model without the lateness that lasts: for costs that have it in them already."""
+        return replace(self, kind="none" if self.kind in ("slow", "delays") else self.kind, work_s=0.0)
+
     def slowness(self, worker: int) -> float:
         """Return how many times as long as usual a worker's own computing takes, where time is simulated."""
         return self.factor if self.kind == "slow" and worker in self._slow else 1.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from goco_mpi.core.events import NONE, EventLog
 from goco_mpi.core.gossip import Mixing
 from goco_mpi.core.methods import Method, Place
 from goco_mpi.core.pace import rounds
-from goco_mpi.core.pace.counts import RunCounts
+from goco_mpi.core.pace.counts import RunCounts, Spent
 from goco_mpi.core.pace.deadline import Deadline
 from goco_mpi.core.pace.rounds import Look
 from goco_mpi.core.pace.work import FinishedWork
@@ -28,13 +28,6 @@ Array = NDArray[np.float64]
 
 SNAPSHOT_BYTES = 64 << 20
 """Memory for snapshots; with more of them, every other one is dropped."""
-
-
-class Spent(NamedTuple):
-    """What a rank has spent so far."""
-
-    bytes_sent: int
-    shard_gradients: int
 
 
 @dataclass

@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Spent(NamedTuple):
+    """What a rank has spent so far, or the mean over all."""
+
+    bytes_sent: float
+    shard_gradients: float
 
 
 @dataclass
