@@ -26,6 +26,9 @@ Array = NDArray[np.float64]
 STACKED_BYTES = objectives.BLOCK_BYTES // 4
 """Features of a worker up to which they are stacked. Beyond it a loop costs little beside its work, and a copy much."""
 
+CACHED_BYTES = 2 * objectives.BLOCK_BYTES
+"""Features of a stack: the second of its two products finds them in the cache."""
+
 
 def _softmax_residuals(outputs: Array, targets: Array) -> Array:
     # (softmax of each row) - (1 at the row's class)
@@ -68,16 +71,20 @@ class StackedGradients:
         self.worker = np.repeat(np.arange(len(shares)), n_held)
         self.starts = np.cumsum(n_held) - n_held
         self._shares = shares
-        groups: defaultdict[tuple[object, ...], list[int]] = defaultdict(list)
+        groups: defaultdict[tuple[object, ...], list[tuple[int, int]]] = defaultdict(list)
         self._alone: list[int] = []
         for i, share in enumerate(shares):
             known = isinstance(share, ModelShare) and type(share.objective) in RESIDUALS
-            if isinstance(share, ModelShare) and known and share.coded.features.data.nbytes <= STACKED_BYTES:
+            if isinstance(share, ModelShare) and known and (size := share.coded.features.data.nbytes) <= STACKED_BYTES:
                 sparse = sp.issparse(share.coded.features)
-                groups[id(share.objective), None if sparse else share.n_rows].append(i)
+                groups[id(share.objective), None if sparse else share.n_rows].append((i, size))
             else:
                 self._alone.append(i)
-        self._stacks = [_Stack(shares, np.array(workers), self.starts) for workers in groups.values()]
+        self._stacks = []
+        for group in groups.values():
+            workers, sizes = np.array(group).T
+            ends = np.flatnonzero(np.diff(np.cumsum(sizes) // CACHED_BYTES)) + 1
+            self._stacks += [_Stack(shares, part, self.starts) for part in np.split(workers, ends)]
 
     def into(
         self,
@@ -113,9 +120,12 @@ class StackedGradients:
             used = used * parts
         l2_weights = None if factors is None else np.bincount(self.worker, used, minlength=len(x)).astype(np.float64)
         for stack in self._stacks:
-            gradients = stack.gradients(x[stack.workers], factors, l2_weights)
-            rows = wanted[stack.workers]
-            out[stack.workers[rows]] = gradients[rows]
+            gradients = stack.gradients(x[stack.rows], factors, l2_weights)
+            if isinstance(stack.rows, slice):
+                np.copyto(out[stack.rows], gradients, where=wanted[stack.rows, None])
+            else:
+                chosen = wanted[stack.rows]
+                out[stack.rows[chosen]] = gradients[chosen]
         for i in self._alone:
             if wanted[i]:
                 share, held = self._shares[i], slice(self.starts[i], self.starts[i] + self._shares[i].n_shards)
@@ -132,7 +142,9 @@ class _Stack:
 
     def __init__(self, shares: Sequence[Share], workers: NDArray[np.intp], starts: NDArray[np.int64]) -> None:
         members = [share for share in (shares[i] for i in workers) if isinstance(share, ModelShare)]
-        self.workers = workers
+        first, last = int(workers[0]), int(workers[-1])
+        # Where it can be, a slice: its rows are looked at where they are.
+        self.rows = slice(first, last + 1) if last - first + 1 == len(workers) else workers
         self.objective = members[0].objective
         rows = [share.coded for share in members]
         self.sparse = sp.issparse(rows[0].features)
@@ -151,7 +163,7 @@ class _Stack:
         """Return the gradients at ``x``, both of shape (n_members, n_params), with weights times ``factors``."""
         weights, regularized = self.weights, self.l2_weights
         if factors is not None and l2_weights is not None:
-            weights, regularized = weights * factors[self.copy_of_row], l2_weights[self.workers]
+            weights, regularized = weights * factors[self.copy_of_row], l2_weights[self.rows]
         n, n_features = len(x), self.objective.n_features
         n_outputs = self.objective.n_params // n_features
         stacked = x.reshape((n * n_features, n_outputs) if self.sparse else (n, n_features, n_outputs))
