@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import scipy.sparse as sp
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from goco_mpi.core import objectives
+from goco_mpi.core.rng import Purpose, stream
 from goco_mpi.core.shares import ModelShare, Share
 
 Array = NDArray[np.float64]
@@ -44,6 +46,20 @@ RESIDUALS: dict[type[objectives.Objective], Callable[[Array, Array], Array]] = {
     objectives.Softmax: _softmax_residuals,
 }
 """d loss / d output, shape (n_rows, n_outputs), of outputs of that shape and targets (n_rows,)."""
+
+
+def _softmax_changes(outputs: Array, directions: Array) -> Array:
+    odds = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+    odds /= odds.sum(axis=1, keepdims=True)
+    return np.asarray(odds * (directions - (odds * directions).sum(axis=1, keepdims=True)))
+
+
+CHANGES: dict[type[objectives.Objective], Callable[[Array, Array], Array]] = {
+    objectives.LeastSquares: lambda outputs, directions: directions,
+    objectives.Logistic: lambda outputs, directions: directions * expit(outputs) * expit(-outputs),
+    objectives.Softmax: _softmax_changes,
+}
+"""The derivative of the residuals along ``directions``, both and ``outputs`` of shape (n_rows, n_outputs)."""
 
 
 class StackedGradients:
@@ -136,6 +152,26 @@ class StackedGradients:
                     terms = (share.gradient(x[i], int(k)) for k in np.flatnonzero(parts[held]))
                     out[i] = sum(terms, start=np.zeros_like(x[i]))
 
+    def curvatures(self, iterations: int = 50) -> Array:
+        """Return the largest eigenvalue of every worker's Hessian at zero, shape (n_workers,).
+
+        By power iteration, as `goco_mpi.core.objectives.curvature` does it for one.
+        """
+        n_params = self._shares[0].n_params
+        values = np.zeros(len(self._shares))
+        start = stream(0, Purpose.CURVATURE).standard_normal(n_params)
+        for stack in self._stacks:
+            directions = np.tile(start, (stack.n_members, 1))
+            for _ in range(iterations):
+                norms = np.linalg.norm(directions, axis=1, keepdims=True)
+                directions /= np.where(norms > 0.0, norms, 1.0)  # a worker without data has a Hessian of zeros
+                directions = stack.hessian_products(np.zeros_like(directions), directions)
+            values[stack.rows] = np.linalg.norm(directions, axis=1)
+        for i in self._alone:
+            product = partial(self._shares[i].hessian_product, np.zeros(n_params))
+            values[i] = objectives.curvature(product, n_params, iterations)
+        return values
+
 
 class _Stack:
     """Workers of one objective with equally many rows, or with sparse ones: then as one block diagonal matrix."""
@@ -146,6 +182,7 @@ class _Stack:
         # Where it can be, a slice: its rows are looked at where they are.
         self.rows = slice(first, last + 1) if last - first + 1 == len(workers) else workers
         self.objective = members[0].objective
+        self.n_members = len(members)
         rows = [share.coded for share in members]
         self.sparse = sp.issparse(rows[0].features)
         if self.sparse:
@@ -164,16 +201,25 @@ class _Stack:
         weights, regularized = self.weights, self.l2_weights
         if factors is not None and l2_weights is not None:
             weights, regularized = weights * factors[self.copy_of_row], l2_weights[self.rows]
-        n, n_features = len(x), self.objective.n_features
-        n_outputs = self.objective.n_params // n_features
-        stacked = x.reshape((n * n_features, n_outputs) if self.sparse else (n, n_features, n_outputs))
-        outputs = np.asarray(self.features @ stacked)
-        residuals = RESIDUALS[type(self.objective)](outputs.reshape(len(self.targets), n_outputs), self.targets)
+        residuals = RESIDUALS[type(self.objective)](self._outputs(x), self.targets)
         residuals *= weights[:, None]
+        return self._pulled_back(residuals) + (self.objective.l2 * regularized)[:, None] * x
+
+    def hessian_products(self, x: Array, directions: Array) -> Array:
+        """Return the gradients' derivatives at ``x`` along ``directions``, all of shape (n_members, n_params)."""
+        changes = CHANGES[type(self.objective)](self._outputs(x), self._outputs(directions)) * self.weights[:, None]
+        return self._pulled_back(changes) + (self.objective.l2 * self.l2_weights)[:, None] * directions
+
+    def _outputs(self, x: Array) -> Array:
+        n_features = self.objective.n_features
+        shape = (self.n_members * n_features, -1) if self.sparse else (self.n_members, n_features, -1)
+        outputs = np.asarray(self.features @ x.reshape(shape))
+        return outputs.reshape(len(self.targets), self.objective.n_params // n_features)
+
+    def _pulled_back(self, residuals: Array) -> Array:
         if self.sparse:
             sums = self.features.T @ residuals
         else:
-            sums = np.matmul(self.features.transpose(0, 2, 1), residuals.reshape(outputs.shape))
-        result: Array = np.asarray(sums).reshape(x.shape)
-        result += (self.objective.l2 * regularized)[:, None] * x
-        return result
+            shape = (self.n_members, -1 if len(residuals) else 0, residuals.shape[1])
+            sums = np.matmul(self.features.transpose(0, 2, 1), residuals.reshape(shape))
+        return np.asarray(sums).reshape(self.n_members, -1)
