@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from goco_mpi.core import encoding, metrics, objectives
 from goco_mpi.core.gossip import HEADER, TRAILER
 from goco_mpi.core.simulate import Observe, simulate
+from goco_mpi.core.stacked.gradients import StackedGradients
 from goco_mpi.experiment import lay_out, load_problem, step_schedule
 from goco_mpi.record import Outcome
 from goco_mpi.schema import RunConfig
@@ -48,12 +49,10 @@ class Simulation:
         objective = self.problem.objective
         start = np.zeros(objective.n_params)
 
-        def largest(rows: objectives.WeightedRows) -> float:
-            return objectives.curvature(lambda v: objective.hessian_product(start, rows, v), objective.n_params)
-
         if self._synchronous:
-            return largest(self.problem.pooled_rows())
-        return max(largest(share.coded) for share in self.shares)
+            rows = self.problem.pooled_rows()
+            return objectives.curvature(lambda v: objective.hessian_product(start, rows, v), objective.n_params)
+        return float(StackedGradients(self.shares).curvatures().max())
 
     def _weigh(self, worker: int, completion_rates: Array) -> Array:
         """Return (N/M) a_ik of a worker's shards, were these the completion rates."""

@@ -109,7 +109,7 @@ def simulate(
         step.work(done, t)
         step.advance(g, finished, eta, t)
         # Far below overflow, so that nothing computed from it warns or becomes NaN unseen.
-        if not np.abs(step.x).max() < 1e100:
+        if not max(step.x.max(), -step.x.min()) < 1e100:
             raise divergence(t, eta)
     observe(n_rounds, step.x)
     return step.x

@@ -131,6 +131,26 @@ def test_a_shard_without_weight_cannot_be_given_one():
         stacked.into(np.zeros((1, N_FEATURES)), np.ones((1, N_FEATURES)), np.ones(1, dtype=bool), np.ones(2))
 
 
+@pytest.mark.usefixtures("size_limit")
+@pytest.mark.parametrize("name", [name for name in SHARES if name != "own"])
+def test_curvatures_are_the_largest_eigenvalues_of_the_hessians(name):
+    shares = SHARES[name]()
+    found = StackedGradients(shares).curvatures(iterations=3000)
+    expected = [np.linalg.eigvalsh(share.hessian(np.zeros(share.n_params)))[-1] for share in shares]
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-12)
+
+
+@pytest.mark.usefixtures("size_limit")
+@pytest.mark.parametrize("name", SHARES)
+def test_curvatures_are_those_that_each_worker_finds_alone(name):
+    # With few iterations they are no eigenvalues yet: the step sizes of both sides must agree all the same.
+    shares = SHARES[name]()
+    found = StackedGradients(shares).curvatures(iterations=5)
+    zero = np.zeros(shares[0].n_params)
+    expected = [objectives.curvature(lambda v, s=share: s.hessian_product(zero, v), len(zero), 5) for share in shares]
+    np.testing.assert_allclose(found, expected, rtol=1e-12, atol=1e-12)
+
+
 def test_large_shares_are_not_copied_into_a_stack():
     rows = gradients.STACKED_BYTES // (8 * N_FEATURES)
     objective = objectives.build("least_squares", N_FEATURES, 0.0, None)

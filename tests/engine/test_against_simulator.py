@@ -176,6 +176,22 @@ def test_every_late_policy_under_lost_links(late: str, mixing: str, stragglers: 
     )
 
 
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("weights", ["own", "coverage"])
+@pytest.mark.parametrize("late", ["discard", "partial", "memory"])
+def test_ranks_and_links_that_are_unequally_late_and_a_dead_rank(late: str, weights: str) -> None:
+    with Session() as session:
+        size = session.size
+    p = [1.0, *np.linspace(0.0, 0.6, size - 1).tolist()]
+    assert_equals_simulation(
+        experiment(
+            size,
+            method={"late": late, "weights": weights, "max_age": 2},
+            stragglers={"p": p, "link_p": np.linspace(0.6, 0.0, size).tolist()},
+        )
+    )
+
+
 @pytest.mark.mpi(min_size=1)
 def test_late_policies_end_in_parameters_of_their_own() -> None:
     # Where they did not, the comparison with the simulator would say nothing about them.

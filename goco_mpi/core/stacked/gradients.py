@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
 import scipy.sparse as sp
@@ -19,12 +20,16 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from goco_mpi.core import objectives
+from goco_mpi.core.rng import Purpose, stream
 from goco_mpi.core.shares import ModelShare, Share
 
 Array = NDArray[np.float64]
 
 STACKED_BYTES = objectives.BLOCK_BYTES // 4
 """Features of a worker up to which they are stacked. Beyond it a loop costs little beside its work, and a copy much."""
+
+CACHED_BYTES = 2 * objectives.BLOCK_BYTES
+"""Features of a stack: the second of its two products finds them in the cache."""
 
 
 def _softmax_residuals(outputs: Array, targets: Array) -> Array:
@@ -41,6 +46,20 @@ RESIDUALS: dict[type[objectives.Objective], Callable[[Array, Array], Array]] = {
     objectives.Softmax: _softmax_residuals,
 }
 """d loss / d output, shape (n_rows, n_outputs), of outputs of that shape and targets (n_rows,)."""
+
+
+def _softmax_changes(outputs: Array, directions: Array) -> Array:
+    odds = np.exp(outputs - outputs.max(axis=1, keepdims=True))
+    odds /= odds.sum(axis=1, keepdims=True)
+    return np.asarray(odds * (directions - (odds * directions).sum(axis=1, keepdims=True)))
+
+
+CHANGES: dict[type[objectives.Objective], Callable[[Array, Array], Array]] = {
+    objectives.LeastSquares: lambda outputs, directions: directions,
+    objectives.Logistic: lambda outputs, directions: directions * expit(outputs) * expit(-outputs),
+    objectives.Softmax: _softmax_changes,
+}
+"""The derivative of the residuals along ``directions``, both and ``outputs`` of shape (n_rows, n_outputs)."""
 
 
 class StackedGradients:
@@ -70,16 +89,20 @@ class StackedGradients:
         self.worker = np.repeat(np.arange(len(shares)), n_held)
         self.starts = np.cumsum(n_held) - n_held
         self._shares = shares
-        groups: defaultdict[tuple[object, ...], list[int]] = defaultdict(list)
+        groups: defaultdict[tuple[object, ...], list[tuple[int, int]]] = defaultdict(list)
         self._alone: list[int] = []
         for i, share in enumerate(shares):
             known = isinstance(share, ModelShare) and type(share.objective) in RESIDUALS
-            if isinstance(share, ModelShare) and known and share.coded.features.data.nbytes <= STACKED_BYTES:
+            if isinstance(share, ModelShare) and known and (size := share.coded.features.data.nbytes) <= STACKED_BYTES:
                 sparse = sp.issparse(share.coded.features)
-                groups[id(share.objective), None if sparse else share.n_rows].append(i)
+                groups[id(share.objective), None if sparse else share.n_rows].append((i, size))
             else:
                 self._alone.append(i)
-        self._stacks = [_Stack(shares, np.array(workers), self.starts) for workers in groups.values()]
+        self._stacks = []
+        for group in groups.values():
+            workers, sizes = np.array(group).T
+            ends = np.flatnonzero(np.diff(np.cumsum(sizes) // CACHED_BYTES)) + 1
+            self._stacks += [_Stack(shares, part, self.starts) for part in np.split(workers, ends)]
 
     def into(
         self,
@@ -115,9 +138,12 @@ class StackedGradients:
             used = used * parts
         l2_weights = None if factors is None else np.bincount(self.worker, used, minlength=len(x)).astype(np.float64)
         for stack in self._stacks:
-            gradients = stack.gradients(x[stack.workers], factors, l2_weights)
-            rows = wanted[stack.workers]
-            out[stack.workers[rows]] = gradients[rows]
+            gradients = stack.gradients(x[stack.rows], factors, l2_weights)
+            if isinstance(stack.rows, slice):
+                np.copyto(out[stack.rows], gradients, where=wanted[stack.rows, None])
+            else:
+                chosen = wanted[stack.rows]
+                out[stack.rows[chosen]] = gradients[chosen]
         for i in self._alone:
             if wanted[i]:
                 share, held = self._shares[i], slice(self.starts[i], self.starts[i] + self._shares[i].n_shards)
@@ -128,14 +154,37 @@ class StackedGradients:
                     terms = (share.gradient(x[i], int(k)) for k in np.flatnonzero(parts[held]))
                     out[i] = sum(terms, start=np.zeros_like(x[i]))
 
+    def curvatures(self, iterations: int = 50) -> Array:
+        """Return the largest eigenvalue of every worker's Hessian at zero, shape (n_workers,).
+
+        By power iteration, as `goco_mpi.core.objectives.curvature` does it for one.
+        """
+        n_params = self._shares[0].n_params
+        values = np.zeros(len(self._shares))
+        start = stream(0, Purpose.CURVATURE).standard_normal(n_params)
+        for stack in self._stacks:
+            directions = np.tile(start, (stack.n_members, 1))
+            for _ in range(iterations):
+                norms = np.linalg.norm(directions, axis=1, keepdims=True)
+                directions /= np.where(norms > 0.0, norms, 1.0)  # a worker without data has a Hessian of zeros
+                directions = stack.hessian_products(np.zeros_like(directions), directions)
+            values[stack.rows] = np.linalg.norm(directions, axis=1)
+        for i in self._alone:
+            product = partial(self._shares[i].hessian_product, np.zeros(n_params))
+            values[i] = objectives.curvature(product, n_params, iterations)
+        return values
+
 
 class _Stack:
     """Workers of one objective with equally many rows, or with sparse ones: then as one block diagonal matrix."""
 
     def __init__(self, shares: Sequence[Share], workers: NDArray[np.intp], starts: NDArray[np.int64]) -> None:
         members = [share for share in (shares[i] for i in workers) if isinstance(share, ModelShare)]
-        self.workers = workers
+        first, last = int(workers[0]), int(workers[-1])
+        # Where it can be, a slice: its rows are looked at where they are.
+        self.rows = slice(first, last + 1) if last - first + 1 == len(workers) else workers
         self.objective = members[0].objective
+        self.n_members = len(members)
         rows = [share.coded for share in members]
         self.sparse = sp.issparse(rows[0].features)
         if self.sparse:
@@ -153,17 +202,26 @@ class _Stack:
         """Return the gradients at ``x``, both of shape (n_members, n_params), with weights times ``factors``."""
         weights, regularized = self.weights, self.l2_weights
         if factors is not None and l2_weights is not None:
-            weights, regularized = weights * factors[self.copy_of_row], l2_weights[self.workers]
-        n, n_features = len(x), self.objective.n_features
-        n_outputs = self.objective.n_params // n_features
-        stacked = x.reshape((n * n_features, n_outputs) if self.sparse else (n, n_features, n_outputs))
-        outputs = np.asarray(self.features @ stacked)
-        residuals = RESIDUALS[type(self.objective)](outputs.reshape(len(self.targets), n_outputs), self.targets)
+            weights, regularized = weights * factors[self.copy_of_row], l2_weights[self.rows]
+        residuals = RESIDUALS[type(self.objective)](self._outputs(x), self.targets)
         residuals *= weights[:, None]
+        return self._pulled_back(residuals) + (self.objective.l2 * regularized)[:, None] * x
+
+    def hessian_products(self, x: Array, directions: Array) -> Array:
+        """Return the gradients' derivatives at ``x`` along ``directions``, all of shape (n_members, n_params)."""
+        changes = CHANGES[type(self.objective)](self._outputs(x), self._outputs(directions)) * self.weights[:, None]
+        return self._pulled_back(changes) + (self.objective.l2 * self.l2_weights)[:, None] * directions
+
+    def _outputs(self, x: Array) -> Array:
+        n_features = self.objective.n_features
+        shape = (self.n_members * n_features, -1) if self.sparse else (self.n_members, n_features, -1)
+        outputs = np.asarray(self.features @ x.reshape(shape))
+        return outputs.reshape(len(self.targets), self.objective.n_params // n_features)
+
+    def _pulled_back(self, residuals: Array) -> Array:
         if self.sparse:
             sums = self.features.T @ residuals
         else:
-            sums = np.matmul(self.features.transpose(0, 2, 1), residuals.reshape(outputs.shape))
-        result: Array = np.asarray(sums).reshape(x.shape)
-        result += (self.objective.l2 * regularized)[:, None] * x
-        return result
+            shape = (self.n_members, -1 if len(residuals) else 0, residuals.shape[1])
+            sums = np.matmul(self.features.transpose(0, 2, 1), residuals.reshape(shape))
+        return np.asarray(sums).reshape(self.n_members, -1)
