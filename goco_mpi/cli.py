@@ -74,8 +74,11 @@ def _parser() -> argparse.ArgumentParser:
         "--figure", type=Path, metavar="FILE", help="draw against rounds, time, bytes and gradients (.svg, .png, .pdf)"
     )
     report.add_argument("--title", default="", help="of the figure")
+    report.add_argument("--floor", type=float, default=0.0, metavar="VALUE", help="the lowest value in the figure")
     report.add_argument(
-        "--best", metavar="KEY", help="of variants that differ in KEY, such as step.scale, only the quickest to --gap"
+        "--best",
+        metavar="KEY",
+        help="of variants that differ in KEY, such as step.scale, only the quickest (figure: to --gap)",
     )
     report.add_argument("--reference", type=Path, metavar="RUN_DIR", help="run without stragglers, for round rates")
     report.add_argument("--gap", type=float, default=0.01, help="suboptimality that counts (default 0.01)")
@@ -278,11 +281,11 @@ def _compare(options: argparse.Namespace) -> int:
         except ValueError:
             raise InputError(f"--targets takes numbers, such as 1e-2,1e-6. Got {options.targets!r}.") from None
     variants = comparison.read_variants(options.runs)
-    if options.best:
-        variants = comparison.best(variants, options.best, options.gap)
-    comparison.print_costs(variants, targets)
+    comparison.print_costs(variants, targets, options.best)
     if options.figure:
-        figures.draw(variants, options.figure, options.title)
+        if options.best:
+            variants = comparison.best(variants, options.best, options.gap)
+        figures.draw(variants, options.figure, options.title, options.floor)
         print(f"figure in {options.figure}")
     return 0
 

@@ -197,8 +197,16 @@ def best(variants: Sequence[Variant], key: str, target: float) -> list[Variant]:
     return [min(group, key=rank) for group in groups.values()]
 
 
-def print_costs(variants: Sequence[Variant], targets: Sequence[float]) -> None:
-    """Print what every variant needs to each target: medians over seeds."""
+def print_costs(variants: Sequence[Variant], targets: Sequence[float], best_of: str | None = None) -> None:
+    """Print what every variant needs to each target: medians over seeds.
+
+    Parameters
+    ----------
+    variants : sequence of Variant
+    targets : sequence of float
+    best_of : str, optional
+        A key of which each variant gets, target by target, its `best` value.
+    """
     from rich.console import Console
     from rich.table import Table
 
@@ -212,7 +220,7 @@ def print_costs(variants: Sequence[Variant], targets: Sequence[float]) -> None:
         table.add_column(COSTS[cost], justify="right")
     table.add_column("reached by", justify="right", no_wrap=True)
     for target in targets:
-        for place, variant in enumerate(variants):
+        for place, variant in enumerate(variants if best_of is None else best(variants, best_of, target)):
             medians = [median_cost(variant, cost, target, column)[0] for cost in costs]
             n_reached = median_cost(variant, "round", target, column)[1]
             cells = [_figure(cost, value) for cost, value in zip(costs, medians, strict=True)]

@@ -51,8 +51,17 @@ def curves(histories: Sequence[History], against: str, column: str) -> tuple[Arr
     return points, np.power(10.0, np.array(values))
 
 
-def draw(variants: Sequence[Variant], path: Path, title: str = "") -> None:
+def draw(variants: Sequence[Variant], path: Path, title: str = "", floor: float = FLOOR) -> None:
     """Draw loss or suboptimality against rounds and, where they are known, seconds, bytes and gradients.
+
+    Parameters
+    ----------
+    variants : sequence of Variant
+    path : Path
+        Its suffix says in which format.
+    title : str
+    floor : float
+        The lowest value drawn.
 
     Raises
     ------
@@ -83,6 +92,8 @@ def draw(variants: Sequence[Variant], path: Path, title: str = "") -> None:
         try:
             for axes, cost in zip(grid.flat, against, strict=False):
                 _panel(axes, drawn, cost, column)
+            if floor > FLOOR:
+                grid[0, 0].set_ylim(bottom=floor)  # all panels share the axis
             for axes in grid[:, 0]:
                 axes.set_ylabel("suboptimality (F - F*) / (F(0) - F*)" if column == "suboptimality" else "F / F(0)")
             n_seeds = max(len(variant.histories) for variant in drawn)

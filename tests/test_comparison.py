@@ -110,6 +110,16 @@ def test_the_table_has_a_section_a_target_and_a_row_a_variant(
     assert "2 runs have not been run" in text
 
 
+def test_every_target_has_its_own_best(capsys: pytest.CaptureFixture[str]) -> None:
+    # The long step is the first to come near and does not come any nearer.
+    long, short = [1.0, 0.1, 0.1, 0.1], [1.0, 0.5, 0.1, 0.01]
+    variants = [Variant("a", {"step": name}, [history(gaps)]) for name, gaps in (("long", long), ("short", short))]
+    comparison.print_costs(variants, [0.1, 0.01], best_of="step")
+    text = capsys.readouterr().out
+    rows = [[cell.strip() for cell in line.split("│")[1:4]] for line in text.splitlines() if "│" in line]
+    assert rows == [["0.1", "a, step=long", "10"], ["0.01", "a, step=short", "30"]]
+
+
 SWEEP = """\
 workers = 4
 [base]
