@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from goco_mpi import __version__
-from goco_mpi.errors import GocoError, RunError, check_range
+from goco_mpi.errors import GocoError, InputError, RunError, check_range
 
 if TYPE_CHECKING:
     from goco_mpi.engine.session import Session
@@ -69,11 +69,24 @@ def _parser() -> argparse.ArgumentParser:
     replay.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR")
     replay.set_defaults(command=_replay)
 
-    report = commands.add_parser("report", help="compare finished runs: a table, and a picture with --png")
-    report.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR")
+    report = commands.add_parser("report", help="compare finished runs or the variants of a sweep: tables, pictures")
+    report.add_argument("runs", nargs="+", type=Path, metavar="DIR", help="run directory, or a sweep's")
+    report.add_argument(
+        "--targets", metavar="LIST", help="cost to these suboptimalities, such as 1e-2,1e-6 (default for sweeps)"
+    )
+    report.add_argument(
+        "--figure", type=Path, metavar="FILE", help="draw against rounds, time, bytes and gradients (.svg, .png, .pdf)"
+    )
+    report.add_argument("--title", default="", help="of the figure")
+    report.add_argument("--floor", type=float, default=0.0, metavar="VALUE", help="the lowest value in the figure")
+    report.add_argument(
+        "--best",
+        metavar="KEY",
+        help="of variants that differ in KEY, such as step.scale, only the quickest (figure: to --gap)",
+    )
     report.add_argument("--reference", type=Path, metavar="RUN_DIR", help="run without stragglers, for round rates")
-    report.add_argument("--gap", type=float, default=0.01, help="suboptimality to time (default 0.01)")
-    report.add_argument("--png", type=Path, metavar="FILE", help="draw loss against wall time (needs matplotlib)")
+    report.add_argument("--gap", type=float, default=0.01, help="suboptimality that counts (default 0.01)")
+    report.add_argument("--png", type=Path, metavar="FILE", help="draw loss against wall time alone")
     report.add_argument(
         "--timeline", type=Path, metavar="FILE", help="write the (first) run's timeline, for https://ui.perfetto.dev"
     )
@@ -225,8 +238,8 @@ def _print_result(out: Path, result: dict[str, Any]) -> None:
 
 def _sweep(options: argparse.Namespace) -> int:
     from goco_mpi.bench import default_mpiexec
-    from goco_mpi.sweep import read_sweep
-    from goco_mpi.sweep_run import RESULTS, run_sweep
+    from goco_mpi.sweep import RESULTS, read_sweep
+    from goco_mpi.sweep_run import run_sweep
 
     jobs = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if options.jobs is not None:
@@ -271,7 +284,16 @@ def _replay(options: argparse.Namespace) -> int:
 def _report(options: argparse.Namespace) -> int:
     from goco_mpi import report, timeline
     from goco_mpi.record import read_run
+    from goco_mpi.sweep import RESULTS
 
+    of_runs = options.reference or options.png or options.timeline
+    if options.targets or options.figure or options.best or any((path / RESULTS).exists() for path in options.runs):
+        if of_runs:
+            raise InputError(
+                "--png, --reference and --timeline are for runs, and --targets, --figure and --best for variants of "
+                "an experiment, as sweeps are. Report one after the other."
+            )
+        return _compare(options)
     runs = [read_run(path) for path in options.runs]
     reference = read_run(options.reference) if options.reference else None
     report.print_table(runs, reference, options.gap)
@@ -290,6 +312,26 @@ def _calibrate(options: argparse.Namespace) -> int:
 
     for path in options.runs:
         print_prediction(str(path), predict(read_run(path)))
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    """Report what variants need to targets, each over its seeds."""
+    from goco_mpi import comparison, figures
+
+    targets = list(comparison.TARGETS)
+    if options.targets:
+        try:
+            targets = [float(word) for word in options.targets.split(",")]
+        except ValueError:
+            raise InputError(f"--targets takes numbers, such as 1e-2,1e-6. Got {options.targets!r}.") from None
+    variants = comparison.read_variants(options.runs)
+    comparison.print_costs(variants, targets, options.best)
+    if options.figure:
+        if options.best:
+            variants = comparison.best(variants, options.best, options.gap)
+        figures.draw(variants, options.figure, options.title, options.floor)
+        print(f"figure in {options.figure}")
     return 0
 
 

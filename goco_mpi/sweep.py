@@ -36,6 +36,12 @@ from goco_mpi.schema import RunConfig
 
 MODES = ("simulate", "mpi")
 KEYS = ("base", "workers", "mode", "variant", "grid")
+RESULTS = "results.csv"
+"""The table of a sweep."""
+OWN_COLUMNS = ("workers", "seed")
+"""Keys that have a column there whether they are in the grid or not."""
+DONE, FAILED, MISSING = "done", "failed", "missing"
+"""What a member's ``status`` is there."""
 WORKERS = "workers"
 """The one key beside an experiment's that a grid or a variant may have."""
 

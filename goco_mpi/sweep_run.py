@@ -34,12 +34,8 @@ from goco_mpi.errors import GocoError, InputError, RunError
 from goco_mpi.record import HISTORY, Outcome, RunRecord, read_run, refuse_worse, write_run
 from goco_mpi.schema import RunConfig
 from goco_mpi.simulation import simulate_experiment
-from goco_mpi.sweep import Member, Sweep, text
+from goco_mpi.sweep import DONE, FAILED, MISSING, OWN_COLUMNS, RESULTS, Member, Sweep, text
 
-RESULTS = "results.csv"
-OWN_COLUMNS = ("workers", "seed")
-"""Keys that have a column whether they are in the grid or not."""
-DONE, FAILED, MISSING = "done", "failed", "missing"
 ENDING_S = 20.0
 """How long an interrupted mpiexec has to end its ranks."""
 

@@ -353,8 +353,7 @@ def test_a_process_that_is_killed_is_reported_and_what_is_finished_stays(tmp_pat
 
 
 def test_members_on_mpi_are_the_runs_of_the_command(tmp_path: Path, mpiexec: list[str]) -> None:
-    content = SMALL.replace("workers = 4", 'mode = "mpi"\nworkers = 2')
-    content += "deadline.gossip_s = ['inf']\ndeadline.compute_s = ['inf']\n"  # as in the simulation
+    content = SMALL.replace("workers = 4", 'mode = "mpi"\nworkers = 2') + "method.late = ['wait']\n"
     content += '[[variant]]\nname = "diverges"\nstep.scale = 30.0\nrounds = 3000\n'
     sweep, out = sweep_of(tmp_path, content.replace("[3, 4]", "[3]")), tmp_path / "out"
     lines: list[str] = []
