@@ -202,7 +202,7 @@ def _check(config: RunConfig) -> None:
     check_one_of("topology.mixing_matrix", config.topology.mixing_matrix, mixing.KINDS)
     check_one_of("placement.kind", config.placement.kind, placement.KINDS)
     check_one_of("method.kind", config.method.kind, METHODS)
-    check_one_of("method.late", config.method.late, LATE_POLICIES)
+    check_one_of("method.late", config.method.late, ("auto", *LATE_POLICIES))
     check_one_of("method.weights", config.method.weights, encoding.KINDS)
     if config.method.mixing is not None:
         check_one_of("method.mixing", config.method.mixing, gossip.RULES)
@@ -274,11 +274,13 @@ def _resolve(config: RunConfig) -> RunConfig:
             deadline = replace(deadline, **{name: math.inf})
     placement_section = config.placement
     step = config.step
+    if section.late == "auto":
+        section = replace(section, late=method.late)
     if not method.mixings:
         section = replace(section, mixing=None)
     elif section.mixing is None:
         section = replace(section, mixing=method.mixings[0])
-    if method is TABLE_NEWTON:  # its steps are its own: nothing to work out before the first round
+    if not method.steps:  # they are its own: nothing to work out before the first round
         step = StepConfig(kind="constant", size=1.0)
     if not method.coded:
         section = replace(section, weights="plain")

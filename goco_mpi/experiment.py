@@ -61,7 +61,12 @@ class Layout:
         """Return where a worker stands, for its method."""
         weight = float(self.encoding_weights[worker].sum()) * self.n_workers / self.placement.n_shards
         held = self.placement.held[:, self.placement.shards_of(worker)]
-        return Place(worker, self.n_workers, self.topology.neighbors(worker), share, weight, held)
+        return Place(worker, self.n_workers, self.topology.neighbors(worker), share, weight, held, self.all_weights)
+
+    @property
+    def all_weights(self) -> Array:
+        """(N/M) a_ik of all workers, shape (n_workers, n_shards)."""
+        return self.encoding_weights * (self.n_workers / self.placement.n_shards)
 
     def mixing(self, worker: int) -> Mixing:
         """Return a worker's weights of its neighbours, under the rule of the config."""

@@ -79,10 +79,10 @@ class MethodConfig(Section, frozen=True):
 
     kind: str = "goco"
     """goco | push_pull | exact_diffusion | table_newton (needs topology.kind = "complete") | dgd | allreduce."""
-    late: str = "discard"
+    late: str = "auto"
     """What a gradient is worth that misses its deadline: discard (nothing) | partial (the shards done
     so far count, in random order) | memory (it is carried on with and used when ready, until then the last
-    one is) | wait (there is no deadline: both are inf)."""
+    one is) | wait (there is no deadline: both are inf) | auto (memory for table_newton, discard for others)."""
     weights: str = "coverage"
     """paper | coverage | plain: the encoding weights."""
     mixing: str | None = None

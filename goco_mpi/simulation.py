@@ -66,6 +66,7 @@ class Simulation:
             rule=str(self.config.method.mixing),
             max_age=self.config.method.max_age,
             late=self.config.method.late,
+            all_weights=self.layout.all_weights,
             observe=observe,
         )
 

@@ -39,7 +39,9 @@ def refusal(raw):
 def test_an_empty_experiment_is_all_defaults():
     # But for what follows from the method: the record says what will be done.
     defaults = RunConfig()
-    assert parse_config({}) == cfg.replace(defaults, method=cfg.replace(defaults.method, mixing="stale"))
+    assert parse_config({}) == cfg.replace(
+        defaults, method=cfg.replace(defaults.method, mixing="stale", late="discard")
+    )
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
@@ -65,7 +67,7 @@ def test_values_arrive_where_they_belong():
     assert config.topology.edges == ((0, 1), (1, 2))
     assert config.stragglers.ranks == (1, 2)
     assert (config.step.size, config.step.tau) == (0.5, 10.0)
-    assert config.method == schema.MethodConfig(mixing="stale")
+    assert config.method == schema.MethodConfig(mixing="stale", late="discard")
 
 
 # Each: key, value, the rule that the message must state, the value as the message must show it.
@@ -105,7 +107,7 @@ WRONG = [
         "must be one of goco, push_pull, exact_diffusion, table_newton, dgd, allreduce",
         "Got 'sgd'",
     ),
-    ("method.late", "drop", "must be one of discard, partial, memory, wait", "Got 'drop'"),
+    ("method.late", "drop", "must be one of auto, discard, partial, memory, wait", "Got 'drop'"),
     ("method.weights", "ema", "must be one of paper, coverage, plain", "Got 'ema'"),
     ("method.mixing", "sums", "must be one of stale, fold, symmetric, running", "Got 'sums'"),
     ("method.mixing", 3, "must be a text", "Got 3"),
@@ -402,6 +404,15 @@ def test_the_symmetric_rule_needs_ranks_that_wait(kind, gossip_s):
     waiting = parse_config({"method": {**method, "late": "wait"}, "deadline": {"gossip_s": gossip_s}})
     assert waiting.deadline.gossip_s == INF
     assert lay_out(waiting, 4).stragglers.paired_links
+
+
+@pytest.mark.parametrize(
+    ("kind", "late"), [("goco", "discard"), ("push_pull", "discard"), ("table_newton", "memory"), ("allreduce", "wait")]
+)
+def test_what_a_late_gradient_is_worth_is_up_to_the_method_where_it_is_left_open(kind, late):
+    for chosen in ({}, {"late": "auto"}):
+        raw = {"method": {"kind": kind, **chosen}, "topology": {"kind": "complete"}}
+        assert parse_config(raw).method.late == late
 
 
 @pytest.mark.parametrize("kind", ["push_pull", "exact_diffusion", "table_newton"])

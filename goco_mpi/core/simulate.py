@@ -32,6 +32,7 @@ def simulate(
     rule: str = "stale",
     max_age: int = 0,
     late: str = "discard",
+    all_weights: Array | None = None,
     observe: Observe = lambda round_, stacked_params: True,
 ) -> Array:
     """Run ``n_rounds`` rounds from zero and return all workers' parameters.
@@ -54,6 +55,8 @@ def simulate(
     late : {'discard', 'partial', 'memory', 'wait'}
         What a straggler's step is taken with: nothing, the shards it finished, its last whole
         gradient; or everyone waits and there are no stragglers.
+    all_weights : ndarray of shape (n_workers, n_shards), optional
+        (N/M) a_ik, for methods that change them in the course of a run; without, none does.
     observe : callable (round, X) -> bool
         Called before every round and once after the last; a False ends the run. X must not be kept.
 
@@ -76,6 +79,7 @@ def simulate(
     matrix = sp.eye_array(n_workers, format="csr") if mixing_matrix is None else mixing_matrix
     links = Links(matrix, stragglers, rule, max_age)
     step = (StackedRunningSums if rule == "running" else STEPS[method])(x, links, shares)
+    step.all_weights = all_weights
     for t in range(n_rounds):
         if not observe(t, step.x):
             return step.x
@@ -99,6 +103,6 @@ def simulate(
         step.advance(g, finished, eta, t)
         # Far below overflow, so that nothing computed from it warns or becomes NaN unseen.
         if not np.abs(step.x).max() < 1e100:
-            raise divergence(t, eta)
+            raise divergence(t, eta if step.steps else None)
     observe(n_rounds, step.x)
     return step.x

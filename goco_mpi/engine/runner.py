@@ -50,6 +50,8 @@ class RunCounts:
         Rounds skipped to catch up with the neighbours, between two gradients.
     compute_s, wait_s, wall_s : float
         Seconds in gradients, in waiting for neighbours, and in all.
+    setup_s : float
+        Seconds that the method took to set up, before the first round and not in ``wall_s``.
     """
 
     rounds: int = 0
@@ -61,6 +63,7 @@ class RunCounts:
     compute_s: float = 0.0
     wait_s: float = 0.0
     wall_s: float = 0.0
+    setup_s: float = 0.0
 
 
 @dataclass
@@ -175,7 +178,9 @@ class RoundLoop:
         self._work = work
         self._method = method
         self._mixing = mixing
+        begin_s = time.perf_counter()
         self._state = method.start(start, place)
+        setup_s = time.perf_counter() - begin_s
         self._exchange = exchange
         self._step_size = step_size
         self._carries_on = late == "memory"
@@ -188,7 +193,7 @@ class RoundLoop:
         self._events = events
         self._timeline = timeline
         self._start_s = 0.0
-        self.counts = RunCounts()
+        self.counts = RunCounts(setup_s=setup_s)
         self.round = 0
 
     @property

@@ -44,6 +44,8 @@ class Place:
         nobody's lateness is made up for.
     held : ndarray of shape (n_workers, n_held), bool
         Which of the shards held here each worker holds too; all true in this worker's row.
+    all_weights : ndarray of shape (n_workers, n_shards), optional
+        (N/M) a_ik of all workers and shards, for methods that change them.
     """
 
     worker: int
@@ -52,6 +54,7 @@ class Place:
     share: Share
     weight: float
     held: NDArray[np.bool_]
+    all_weights: Array | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +66,7 @@ class Encoding:
     weights : ndarray of shape (n_held,)
         (N/M) a_ik of the shards held, in their order.
     epoch : int
-        How often all workers have changed theirs together, for methods where they do.
+        Which of the method's weights these are, for methods that have several; 0 for the first.
     """
 
     weights: Array
@@ -101,6 +104,10 @@ class Method(ABC, Generic[S]):
         Whether a worker whose gradient is late goes on with its last one by itself.
     mixings : tuple of str
         Mixing rules that are sound with it, the default first.
+    late : {'discard', 'memory'}
+        What a late gradient is worth where the config leaves it open.
+    steps : bool
+        Whether it takes steps of the size that the config gives.
     """
 
     name: ClassVar[str]
@@ -108,6 +115,8 @@ class Method(ABC, Generic[S]):
     exchange: ClassVar[Literal["gossip", "allreduce"]] = "gossip"
     remembers: ClassVar[bool] = False
     mixings: ClassVar[tuple[str, ...]] = ("stale", "fold", "symmetric", "running")
+    late: ClassVar[Literal["discard", "memory"]] = "discard"
+    steps: ClassVar[bool] = True
 
     def message_size(self, n_params: int) -> int:
         """Return the numbers in a message; here one vector."""
