@@ -1,6 +1,6 @@
 """Rounds that table_newton needs on simulated workers: the figures of docs/methods/table_newton.md.
 
-Run it with python examples/table_newton_rounds.py [--seeds 3] [--workers 8] [--copies 1 2] [--condition 100]
+Run it with python examples/table_newton_rounds.py [--seeds 3] [--workers 8] [--copies 1 2] [--graph rook]
 
 Least squares, as many shards as workers, 500 rows a shard, 100 columns of geometrically falling scale, and for every
 shard a solution of its own. A round is one gradient's work; messages are free; a gradient that lasts ten rounds
@@ -51,7 +51,7 @@ class Scripted(StragglerModel):
         return bool(stream(self.seed, Purpose.LINK, (source << 32) + dest, round_).random() >= 0.64)
 
 
-def rounds(case: str, n_workers: int, copies: int, condition: float, seed: int) -> list[float]:
+def rounds(case: str, n_workers: int, copies: int, condition: float, seed: int, graph: str = "complete") -> list[float]:
     """Return the rounds to each of ``TARGETS``, infinite where there are not enough."""
     rng = np.random.default_rng(seed)
     features = rng.standard_normal((n_workers * ROWS, COLUMNS)) * np.geomspace(1.0, condition**-0.5, COLUMNS)
@@ -83,7 +83,7 @@ def rounds(case: str, n_workers: int, copies: int, condition: float, seed: int) 
         lambda round_: 1.0,
         Scripted("none", n_workers, seed, case=case, link_p=0.5),  # the links are to be asked
         MOST_ROUNDS,
-        mixing_matrix=mixing.metropolis(topology.complete(n_workers)),
+        mixing_matrix=mixing.metropolis(topology.build(graph, n_workers)),
         method="table_newton",
         late="memory",
         all_weights=weights,
@@ -98,13 +98,17 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--copies", type=int, nargs="+", default=[1, 2])
+    parser.add_argument("--graph", choices=("complete", "rook"), default="complete")
     parser.add_argument("--condition", type=float, default=100.0)
     options = parser.parse_args()
     print("| copies |", " | ".join(CASES), "|")
     for copies in options.copies:
         cells = []
         for case in CASES:
-            found = [rounds(case, options.workers, copies, options.condition, seed) for seed in range(options.seeds)]
+            found = [
+                rounds(case, options.workers, copies, options.condition, seed, options.graph)
+                for seed in range(options.seeds)
+            ]
             cells.append(" / ".join(f"{value:.0f}" for value in np.median(found, axis=0)))
         print(f"| {copies} |", " | ".join(cells), "|", flush=True)
 

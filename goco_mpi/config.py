@@ -313,10 +313,11 @@ def _check_pairings(config: RunConfig) -> None:
             f"method.late = 'partial' is not sound with method.kind = '{kind}', which remembers whole gradients: "
             "a part would take the place of the whole. Use 'memory' or 'discard'."
         )
-    if method is TABLE_NEWTON and config.topology.kind != "complete":
+    if method is TABLE_NEWTON and config.topology.kind not in ("complete", "rook"):
         raise InputError(
-            f"method.kind = '{kind}' needs topology.kind = 'complete': a rank hears of another's gradient only from "
-            f"that rank itself. Got {config.topology.kind!r}. On other graphs use method.kind = 'push_pull'."
+            f"method.kind = '{kind}' needs topology.kind = 'complete' or 'rook': a rank hears of another's "
+            f"gradient only from that rank itself, or from its row. Got {config.topology.kind!r}. On other graphs use "
+            "method.kind = 'push_pull'."
         )
     if method is TABLE_NEWTON and config.stop.gradient_norm is not None:
         raise InputError(

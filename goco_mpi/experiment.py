@@ -17,6 +17,8 @@ from goco_mpi.core import encoding, gossip, mixing, objectives, optimum, placeme
 from goco_mpi.core.gossip import Mixing
 from goco_mpi.core.methods import METHODS, Method, Place
 from goco_mpi.core.methods.running_sums import RUNNING_SUMS
+from goco_mpi.core.methods.table_newton import TABLE_NEWTON
+from goco_mpi.core.methods.table_newton_rook import TABLE_NEWTON_ROOK
 from goco_mpi.core.objectives import Objective, WeightedRows
 from goco_mpi.core.placement import Placement
 from goco_mpi.core.schedules import StepSchedule
@@ -119,8 +121,15 @@ def lay_out(config: RunConfig, n_workers: int) -> Layout:
         placement=holders,
         encoding_weights=encoding.build(config.method.weights, holders, completion_rates),
         stragglers=stragglers,
-        method=RUNNING_SUMS if config.method.mixing == "running" else METHODS[config.method.kind],
+        method=_method(config, graph),
     )
+
+
+def _method(config: RunConfig, graph: Topology) -> Method[Any]:
+    method = METHODS[config.method.kind]
+    if method is TABLE_NEWTON and (graph.degrees < graph.n_workers - 1).any():
+        return TABLE_NEWTON_ROOK
+    return RUNNING_SUMS if config.method.mixing == "running" else method
 
 
 def _topology(config: RunConfig, n_workers: int) -> Topology:
@@ -128,6 +137,7 @@ def _topology(config: RunConfig, n_workers: int) -> Topology:
     options: dict[str, dict[str, object]] = {
         "grid": {"rows": section.rows},
         "torus": {"rows": section.rows},
+        "rook": {"rows": section.rows},
         "random_regular": {"degree": section.degree, "seed": config.seed},
         "erdos_renyi": {"p": section.p, "seed": config.seed},
         "edges": {"edges": section.edges},

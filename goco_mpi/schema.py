@@ -52,11 +52,11 @@ class TopologyConfig(Section, frozen=True):
     """Who gossips with whom."""
 
     kind: str = "exponential"
-    """ring | grid | torus | hypercube | complete | star | exponential | random_regular | erdos_renyi | edges."""
+    """ring | grid | torus | rook | hypercube | complete | star | exponential | random_regular | erdos_renyi | edges."""
     mixing_matrix: str = "metropolis"
     """metropolis | lazy_metropolis."""
     rows: int | None = None
-    """grid, torus: number of rows (default: as square as possible)."""
+    """grid, torus, rook: number of rows (default: as square as possible)."""
     degree: int = 4
     """random_regular: neighbours of each worker."""
     p: float = 0.5
@@ -78,7 +78,7 @@ class MethodConfig(Section, frozen=True):
     """What a round does."""
 
     kind: str = "goco"
-    """goco | push_pull | exact_diffusion | table_newton (needs topology.kind = "complete") | dgd | allreduce."""
+    """goco | push_pull | exact_diffusion | table_newton (needs topology.kind complete or rook) | dgd | allreduce."""
     late: str = "auto"
     """What a gradient is worth that misses its deadline: discard (nothing) | partial (the shards done
     so far count, in random order) | memory (it is carried on with and used when ready, until then the last

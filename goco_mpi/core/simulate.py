@@ -83,8 +83,8 @@ def simulate(
     for t in range(n_rounds):
         if not observe(t, step.x):
             return step.x
-        finished = np.ones(n_workers, dtype=bool)
-        for i, share in enumerate(shares):
+        finished = np.full(n_workers, step.wants_gradient(t))
+        for i, share in enumerate(shares) if step.wants_gradient(t) else ():
             weights = step.weights(i, t)
             if weights is not None:
                 share = share.reweighted(weights)

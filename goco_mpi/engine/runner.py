@@ -215,7 +215,7 @@ class RoundLoop:
         self._stopping.start(self.params)
         diverged = False
         while not (self._over() or diverged):
-            gradient = self._compute()
+            gradient = self._compute() if self._method.wants_gradient(self.round) else self._work.meanwhile
             if self._over():
                 break
             self._gossip(gradient)

@@ -17,6 +17,7 @@ from goco_mpi.core.gossip import Mixing, Received
 from goco_mpi.core.methods import Gradient, Place, table_newton
 from goco_mpi.core.methods.scaling import Scaling, trust
 from goco_mpi.core.methods.table_newton import TABLE_NEWTON
+from goco_mpi.core.methods.table_newton_rook import TABLE_NEWTON_ROOK
 from goco_mpi.core.objectives import WeightedRows
 from goco_mpi.core.shares import CustomShare, ModelShare
 from goco_mpi.core.simulate import simulate
@@ -79,17 +80,19 @@ class Problem:
 
 
 class Network:
-    """The method's own states on a complete graph, round by round."""
+    """The method's own states on a complete graph, or rows of so many columns, round by round."""
 
-    def __init__(self, shares, weights=None, all_weights=None):
+    def __init__(self, shares, weights=None, all_weights=None, columns=None):
         n = len(shares)
         self.t = 0
+        self.method = TABLE_NEWTON if columns is None else TABLE_NEWTON_ROOK
         weights = [share.weight for share in shares] if weights is None else weights
-        neighbors = [tuple(j for j in range(n) if j != i) for i in range(n)]
+        graph = topology.complete(n) if columns is None else topology.rook(n, rows=n // columns)
+        neighbors = [graph.neighbors(i) for i in range(n)]
         self.shares = shares
         self.n_params = shares[0].n_params
         self.states = [
-            TABLE_NEWTON.start(
+            self.method.start(
                 np.zeros(self.n_params), Place(i, n, neighbors[i], shares[i], weights[i], HELD, all_weights)
             )
             for i in range(n)
@@ -106,20 +109,20 @@ class Network:
         messages = []
         for i, state in enumerate(self.states):
             gradient = self.gradients[i] if repeat else None
-            if finished(i):
-                encoding = TABLE_NEWTON.encoding(state)
+            if finished(i) and self.method.wants_gradient(self.t):
+                encoding = self.method.encoding(state)
                 share = self.shares[i] if encoding is None else self.shares[i].reweighted(encoding.weights)
                 gradient = Gradient(share.gradient(state.params), state.params.copy(), encoding)
                 self.gradients[i] = gradient
-            out = np.full(TABLE_NEWTON.message_size(self.n_params), np.nan)
-            TABLE_NEWTON.send(state, gradient, np.nan, self.t, out)
+            out = np.full(self.method.message_size(self.n_params), np.nan)
+            self.method.send(state, gradient, np.nan, self.t, out)
             messages.append(out)
         for i, state in enumerate(self.states):
             for j in state.place.neighbors:
                 if arrives(j, i):
                     self.newest[i, j] = messages[j]
             inbox = [Received(self.newest.get((i, j)), 0) for j in state.place.neighbors]
-            TABLE_NEWTON.receive(state, messages[i], inbox, NO_MIXING, np.nan)
+            self.method.receive(state, messages[i], inbox, NO_MIXING, np.nan)
         self.t += 1
 
 
@@ -447,6 +450,85 @@ def test_the_method_takes_the_same_rounds_as_the_stacked_arrays(options, late, s
         # Factors against elimination: some hundred roundings, times the condition number of P.
         np.testing.assert_allclose(network.x, x, rtol=0, atol=1e-11 * np.abs(x).max())
     assert np.abs(expected[-1]).max() > 0.1
+
+
+# Rows and columns ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("script", [{"kind": "none", "link_p": 0.0}, {"kind": "bernoulli", "p": 0.4, "link_p": 0.3}])
+@pytest.mark.parametrize("kind", ["least_squares", "logistic"])
+@pytest.mark.parametrize(("n_workers", "columns"), [(6, 3), (6, 2), (9, 3), (4, 2), (15, 5)])
+def test_rows_and_columns_take_the_same_rounds_as_the_stacked_arrays(n_workers, columns, kind, script):
+    problem = Problem(
+        n_workers=n_workers, n=60, n_params=6, unlike=1.0, kind=kind, l2=1e-2, replication=min(2, n_workers)
+    )
+    stragglers = StragglerModel(n_workers=n_workers, seed=2, **script)
+    expected = []
+    simulate(
+        problem.shares,
+        lambda t: 1.0,
+        stragglers,
+        16,
+        mixing_matrix=mixing.metropolis(topology.rook(n_workers, rows=n_workers // columns)),
+        method="table_newton",
+        late="memory",
+        all_weights=None,  # nobody is left out
+        observe=lambda t, x: expected.append(x.copy()) is None,
+    )
+    network = Network(problem.shares, all_weights=problem.all_weights, columns=columns)
+    for t, x in enumerate(expected[1:]):
+        network.round(
+            finished=lambda i, t=t: stragglers.finishes(i, t),
+            arrives=lambda source, dest, t=t: stragglers.arrives(source, dest, t),
+            repeat=True,
+        )
+        np.testing.assert_allclose(network.x, x, rtol=0, atol=1e-11 * np.abs(x).max())
+    assert np.abs(expected[-1]).max() > 0.1
+
+
+def test_rows_and_columns_are_for_graphs_that_are_not_complete():
+    for n_workers, rows, method in (
+        (6, 2, TABLE_NEWTON_ROOK),
+        (6, 1, TABLE_NEWTON),
+        (6, 6, TABLE_NEWTON),
+        (5, None, TABLE_NEWTON),
+    ):
+        table = {"kind": "rook"} if rows is None else {"kind": "rook", "rows": rows}
+        assert lay_out(configured(topology=table), n_workers).method is method
+
+
+def test_everybody_hears_of_everybody_by_two_rounds_a_gradient():
+    problem = Problem(n_workers=6, n=60, n_params=4, unlike=1.0)
+    network = Network(problem.shares, columns=3)
+    network.round()
+    assert not network.x.any()
+    network.round()
+    for state in network.states:  # worker 1 hears of 0, 2, and of 4 alone in the other row
+        assert np.count_nonzero(state.table.weights) == 4
+        assert state.table.weights.sum() == pytest.approx(4.0)
+    network.round()
+    for state in network.states:
+        assert state.table.weights.sum() == pytest.approx(6.0)
+        assert state.entry[0] == 1.0
+
+
+def test_nan_of_a_worker_of_weight_0_does_not_go_round_by_rows():
+    problem = Problem(n_workers=5, n=60, n_params=6, unlike=1.0)
+    nothing = SimpleNamespace(n_params=6, n_rows=60, quadratic=True, weight=0.0)
+    nothing.gradient = lambda params: np.full(6, np.nan)
+    network = Network([*problem.shares, nothing], columns=3)
+    for _ in range(60):
+        network.round()
+    np.testing.assert_allclose(network.x, np.tile(problem.best(), (6, 1)), rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_on_8_rows_of_8_it_takes_two_gradients_more_than_on_the_complete_graph_at_most(copies):
+    rounds = runpy.run_path(str(EXAMPLE))["rounds"]
+    complete, rook = (rounds("none slow", 64, copies, 100.0, 0, graph) for graph in ("complete", "rook"))
+    assert np.isfinite(complete).all()
+    gradients = [np.ceil(n_rounds / 2) for n_rounds in rook]
+    assert (np.subtract(gradients, complete) <= 2).all(), (complete, rook)
 
 
 # Slow workers left out -------------------------------------------------------------------------------------------
@@ -858,8 +940,8 @@ def test_mixing_and_steps_do_not_apply_and_the_record_says_so():
 @pytest.mark.parametrize(
     ("tables", "message"),
     [
-        ({"topology": {"kind": "ring"}}, "needs topology.kind = 'complete': .* Got 'ring'. .* 'push_pull'"),
-        ({"topology": {}}, "needs topology.kind = 'complete': .* Got 'exponential'"),
+        ({"topology": {"kind": "ring"}}, "needs topology.kind = 'complete' or 'rook': .* Got 'ring'. .* 'push_pull'"),
+        ({"topology": {}}, "needs topology.kind = 'complete' or 'rook': .* Got 'exponential'"),
         (
             {"method": {"kind": "table_newton", "late": "partial"}},
             "'partial' is not sound .* Use 'memory' or 'discard'",

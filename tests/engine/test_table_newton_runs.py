@@ -113,6 +113,48 @@ def test_a_scripted_run_that_leaves_slow_ranks_out_ends_in_the_simulators_parame
         np.testing.assert_allclose(outcome.stacked_params, expected.stacked_params, rtol=0, atol=1e-12 * scale)
 
 
+@pytest.mark.mpi(min_size=4)
+@pytest.mark.parametrize("late", ["discard", "memory"])
+@PROBLEMS
+def test_a_scripted_run_in_rows_and_columns_ends_in_the_simulators_parameters(
+    session: Session, problem: dict, late: str
+) -> None:
+    for rounds in (4, 5, 30):
+        stragglers = {"kind": "bernoulli", "p": 0.3, "link_p": 0.2}
+        raw = experiment(session, problem, late, rounds, stragglers=stragglers, topology={"kind": "rook"})
+        config = parse_config(raw)
+        outcome = train(config, session)
+        if outcome is None:
+            continue
+        expected = simulate_experiment(config, session.size)
+        scale = np.abs(expected.stacked_params).max()
+        assert scale > 0.1
+        np.testing.assert_allclose(outcome.stacked_params, expected.stacked_params, rtol=0, atol=1e-12 * scale)
+        assert outcome.ranks[0]["gradients"] + outcome.ranks[0]["late_gradients"] == rounds // 2
+
+
+@pytest.mark.mpi(min_size=4)
+def test_a_run_in_rows_and_columns_with_a_slow_rank_ends_in_its_replay(
+    session: Session, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    tables = {
+        "topology": {"kind": "rook"},
+        "deadline": {},
+        "stragglers": {"kind": "slow", "ranks": [1], "factor": 10.0, "work_s": 2e-3},
+    }
+    config = parse_config(experiment(session, LOGISTIC, "memory", rounds=120, **tables))
+    outcome = train(config, session)
+    environment = session.environment()
+    if outcome is None:
+        return
+    out: Path = tmp_path_factory.mktemp("run") / "rook"
+    write_run(out, config, environment, outcome, force=False)
+    found = replay(read_run(out))
+    assert found.agrees, found.differences
+    gaps = suboptimality(outcome)
+    assert gaps[-1] < 1e-3 * gaps[0]
+
+
 @pytest.mark.mpi(min_size=1)
 @PROBLEMS
 def test_the_history_begins_with_the_loss_at_zero_and_ends_at_the_optimum(session: Session, problem: dict) -> None:

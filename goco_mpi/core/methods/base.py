@@ -122,6 +122,10 @@ class Method(ABC, Generic[S]):
         """Return the numbers in a message; here one vector."""
         return n_params
 
+    def wants_gradient(self, round_: int) -> bool:
+        """Tell whether a gradient is taken in a round; otherwise messages alone are exchanged."""
+        return True
+
     @abstractmethod
     def start(self, params: Array, place: Place) -> S:
         """Return a worker's first state."""

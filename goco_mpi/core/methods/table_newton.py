@@ -60,6 +60,8 @@ from goco_mpi.errors import InputError
 FIRST_ALPHA = 0.5
 SETBACK = 1.5
 """Growth of ||gb|| over its smallest beyond which the first P_i serves."""
+SMALL = 1e-9
+"""Part of all workers' weight that no gradient has, nor rounding."""
 DECLARATION = 2
 """Numbers of a message before its entry: those of the declaration."""
 
@@ -70,6 +72,8 @@ class TableNewtonState(State):
 
     Attributes
     ----------
+    weight : float
+        Sum of the table's weights.
     entry : ndarray
         The worker's own newest entry, of stamp 0 as long as there is none; ``last`` is its gradient.
     table, coming : Table
@@ -102,7 +106,7 @@ class TableNewtonState(State):
     mean_point: Array | None = None
     mean_gradient: Array | None = None
     last: Gradient | None = None
-    n_entered: int = 0
+    weight: float = 0.0
     longest_step: float = 0.0
     smallest_gradient: float = np.inf
 
@@ -173,9 +177,10 @@ class TableNewton(Method[TableNewtonState]):
         self, state: TableNewtonState, own: Array, inbox: Sequence[Received], mixing: Mixing, step_size: float
     ) -> None:
         """Enter what came, take the step, and look who is slow."""
+        place = state.place
         came = [
             (j, received.value)
-            for received, j in zip(inbox, state.place.neighbors, strict=True)
+            for received, j in zip(inbox, place.neighbors, strict=True)
             if received.value is not None
         ]
         if state.reweighting is not None:
@@ -185,8 +190,8 @@ class TableNewton(Method[TableNewtonState]):
         changed = state.reweighting is not None and _change_over(state, state.reweighting)
         means = state.table.means()
         if means is not None:
-            n_entered = int(np.count_nonzero(state.table.weights))
-            grown, state.n_entered = n_entered > state.n_entered or changed, n_entered
+            weight = float(state.table.weights.sum())
+            grown, state.weight = changed or weight > state.weight + SMALL * place.n_workers, weight
             if changed:  # what the means moved by is no curvature
                 state.mean_point = state.mean_gradient = None
             _step(state, *means, grown)

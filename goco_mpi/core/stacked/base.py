@@ -29,6 +29,10 @@ class Step(ABC):
     all_weights: Array | None = None
     steps: bool = True
 
+    def wants_gradient(self, t: int) -> bool:
+        """Tell whether gradients are taken in a round."""
+        return True
+
     def weights(self, worker: int, t: int) -> Array | None:
         """Return what (N/M) a_ik a worker's gradient of this round is taken with; None: its share's own."""
         return None

@@ -43,12 +43,13 @@ class Declared:
         return self.number, sum(2**i for i in self.out)
 
 
-Message = tuple[Declared, Entry | None]
+Message = tuple[Declared, Entry | None, dict[int, Entry]]
+"""A declaration, the worker's own entry, and all that it has of its row."""
 
 
 @dataclass
 class View:
-    """What one worker knows: entries by set of weights, everyone's stamps and when they came."""
+    """What one worker knows: entries by set of weights, everyone's stamps and rounds, and other rows' entries."""
 
     history: list[list[tuple[int, int]]]
     tables: dict[Workers, dict[int, Entry]] = field(default_factory=lambda: {NOBODY: {}})
@@ -56,6 +57,7 @@ class View:
     declared: Declared = field(default_factory=Declared)
     since: int = 0
     slow: Workers = NOBODY
+    other_rows: dict[int, dict[int, Entry]] = field(default_factory=dict)
 
 
 class StackedNewton(Step):
@@ -78,14 +80,31 @@ class StackedNewton(Step):
         self.means: list[tuple[Array, Array] | None] = [None] * n
         self.alpha = np.full(n, 0.5)
         self.k: list[list[float]] = [[] for _ in shares]
-        self.n_entered = np.zeros(n, dtype=int)
+        self.n_columns = self._columns()
+        self.entered = np.zeros(n)
         self.longest = np.zeros(n)
         self.least_gb = np.full(n, np.inf)
 
     @property
     def reweights(self) -> bool:
         """Whether anybody can be left out."""
-        return self.all_weights is not None and len(self.x) <= 52
+        return self.all_weights is not None and self.n_columns == len(self.x) <= 52
+
+    def _columns(self) -> int:
+        """Return the columns of the rook's graph that the links are; one row of them is the complete graph."""
+        n = len(self.x)
+        i = np.arange(n)
+        joined = np.eye(n, dtype=bool)
+        joined[self.links.dest, self.links.source] = True
+        for columns in range(n, 0, -1):
+            row, column = i // columns, i % columns
+            if n % columns == 0 and (joined == ((row[:, None] == row) | (column[:, None] == column))).all():
+                return columns
+        raise ValueError("neither a complete graph nor a rook's")
+
+    def wants_gradient(self, t: int) -> bool:
+        """With several rows, news takes two rounds: a gradient is taken in every other."""
+        return self.n_columns == len(self.x) or t % 2 == 1
 
     def _p(self, i: int) -> Array:
         share = self.shares[i]
@@ -123,28 +142,34 @@ class StackedNewton(Step):
         for i in np.flatnonzero(finished).tolist():
             self._new_entry(i, g[i], t)
         said = [view.declared for view in self.views]
-        sent: list[Message] = list(zip(said, self.entries, strict=True))
+        rows = [dict(view.tables[view.now]) for view in self.views]
+        for i, entry in enumerate(self.entries):
+            if entry is not None:
+                rows[i][i] = entry
+        sent: list[Message] = list(zip(said, self.entries, rows, strict=True))
         heard = self._deliver(sent, t)
         for i in range(n):
             view = self.views[i]
             news = [(i, sent[i]), *heard[i]]
             if self.reweights:
-                largest = max((declared for _, (declared, _) in news), key=lambda d: d.key)
+                largest = max((declared for _, (declared, _, _) in news), key=lambda d: d.key)
                 if largest.key > view.declared.key:
                     self._declare(view, largest, t)
-            for j, (_, entry) in news:
-                if entry is not None:
+            for j, (_, entry, row) in news:
+                if j // self.n_columns != i // self.n_columns:
+                    view.other_rows[j // self.n_columns] = row
+                elif entry is not None:
                     self._hear(view, j, entry)
             changed = self.reweights and self._change(view)
-            table = [entry for entry in view.tables[view.now].values() if entry.w]
+            table = [e for known in (view.tables[view.now], *view.other_rows.values()) for e in known.values() if e.w]
             if table:
-                grown = len(table) > self.n_entered[i] or changed
-                self.n_entered[i] = len(table)
+                w = sum(entry.w for entry in table)
+                grown = w > self.entered[i] + 1e-9 * n or changed
+                self.entered[i] = w
                 if grown:
                     self.least_gb[i] = np.inf
                 if changed:
                     self.means[i] = None
-                w = sum(entry.w for entry in table)
                 zb = sum((entry.w * entry.z for entry in table), start=np.zeros(self.x.shape[1])) / w
                 gb = sum((entry.g for entry in table), start=np.zeros(self.x.shape[1])) / w
                 self._step(i, zb, gb, grown)
