@@ -241,7 +241,7 @@ def _check(config: RunConfig) -> None:
     check_one_of("topology.mixing_matrix", config.topology.mixing_matrix, mixing.KINDS)
     check_one_of("placement.kind", config.placement.kind, placement.KINDS)
     check_one_of("method.kind", config.method.kind, METHODS)
-    check_one_of("method.late", config.method.late, LATE_POLICIES)
+    check_one_of("method.late", config.method.late, ("auto", *LATE_POLICIES))
     check_one_of("method.weights", config.method.weights, encoding.KINDS)
     if config.method.rates is not None:
         check_one_of("method.rates", config.method.rates, rates.KINDS)
@@ -334,11 +334,13 @@ def _resolve(config: RunConfig) -> RunConfig:
             deadline = replace(deadline, **{name: math.inf})
     placement_section = config.placement
     step = config.step
+    if section.late == "auto":
+        section = replace(section, late=method.late)
     if not method.mixings:
         section = replace(section, mixing=None)
     elif section.mixing is None:
         section = replace(section, mixing=method.mixings[0])
-    if method is TABLE_NEWTON:  # its steps are its own: nothing to work out before the first round
+    if not method.steps:  # they are its own: nothing to work out before the first round
         step = StepConfig(kind="constant", size=1.0)
     if not method.coded:
         section = replace(section, weights="plain")
@@ -382,10 +384,11 @@ def _check_pairings(config: RunConfig) -> None:
             "a part would take the place of the whole. Use 'memory' or 'discard'."
         )
     _check_rates(config.method)
-    if method is TABLE_NEWTON and config.topology.kind != "complete":
+    if method is TABLE_NEWTON and config.topology.kind not in ("complete", "rook"):
         raise InputError(
-            f"method.kind = '{kind}' needs topology.kind = 'complete': a rank hears of another's gradient only from "
-            f"that rank itself. Got {config.topology.kind!r}. On other graphs use method.kind = 'push_pull'."
+            f"method.kind = '{kind}' needs topology.kind = 'complete' or 'rook': a rank hears of another's "
+            f"gradient only from that rank itself, or from its row. Got {config.topology.kind!r}. On other graphs use "
+            "method.kind = 'push_pull'."
         )
     if method is TABLE_NEWTON and config.stop.gradient_norm is not None:
         raise InputError(

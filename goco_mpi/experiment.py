@@ -5,6 +5,7 @@ Both the engine and the simulator start from here; all of it is data and pure fu
 
 from __future__ import annotations
 
+import functools
 import zlib
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,8 @@ from goco_mpi.core.gossip import Mixing
 from goco_mpi.core.methods import METHODS, Method, Place
 from goco_mpi.core.methods.rated import Rated
 from goco_mpi.core.methods.running_sums import RUNNING_SUMS
+from goco_mpi.core.methods.table_newton import TABLE_NEWTON
+from goco_mpi.core.methods.table_newton_rook import TABLE_NEWTON_ROOK
 from goco_mpi.core.objectives import Objective, WeightedRows
 from goco_mpi.core.placement import Placement
 from goco_mpi.core.schedules import StepSchedule
@@ -63,8 +66,22 @@ class Layout:
         weight = float(self.encoding_weights[worker].sum()) * self.n_workers / self.placement.n_shards
         held = self.placement.held[:, self.placement.shards_of(worker)]
         return Place(
-            worker, self.n_workers, self.topology.neighbors(worker), share, weight, held, self.placement.n_shards
+            worker,
+            self.n_workers,
+            self.topology.neighbors(worker),
+            share,
+            weight,
+            held,
+            self.placement.n_shards,
+            self.all_weights,
         )
+
+    @functools.cached_property
+    def all_weights(self) -> Array | None:
+        """(N/M) a_ik of all workers, shape (n_workers, n_shards), for methods that change them."""
+        if self.config.method.kind != TABLE_NEWTON.name:
+            return None
+        return self.encoding_weights * (self.n_workers / self.placement.n_shards)
 
     def mixing(self, worker: int) -> Mixing:
         """Return a worker's weights of its neighbours, under the rule of the config."""
@@ -118,14 +135,20 @@ def lay_out(config: RunConfig, n_workers: int) -> Layout:
         placement=holders,
         encoding_weights=encoding.build(config.method.weights, holders, completion_rates),
         stragglers=stragglers,
-        method=_method(config, n_workers),
+        method=_method(config, graph),
     )
 
 
-def _method(config: RunConfig, n_workers: int) -> Method[Any]:
+def _method(config: RunConfig, graph: Topology) -> Method[Any]:
     section = config.method
-    method: Method[Any] = RUNNING_SUMS if section.mixing == "running" else METHODS[section.kind]
-    return method if section.rates == "stated" else Rated(method, section.weights, str(section.rates), n_workers)
+    method: Method[Any] = METHODS[section.kind]
+    if method is TABLE_NEWTON and (graph.degrees < graph.n_workers - 1).any():
+        return TABLE_NEWTON_ROOK
+    if section.mixing == "running":
+        method = RUNNING_SUMS
+    if section.rates == "stated":
+        return method
+    return Rated(method, section.weights, str(section.rates), graph.n_workers)
 
 
 def _topology(config: RunConfig, n_workers: int) -> Topology:
@@ -133,6 +156,7 @@ def _topology(config: RunConfig, n_workers: int) -> Topology:
     options: dict[str, dict[str, object]] = {
         "grid": {"rows": section.rows},
         "torus": {"rows": section.rows},
+        "rook": {"rows": section.rows},
         "random_regular": {"degree": section.degree, "seed": config.seed},
         "erdos_renyi": {"p": section.p, "seed": config.seed},
         "edges": {"edges": section.edges},

@@ -52,11 +52,11 @@ class TopologyConfig(Section, frozen=True):
     """Who gossips with whom."""
 
     kind: str = "exponential"
-    """ring | grid | torus | hypercube | complete | star | exponential | random_regular | erdos_renyi | edges."""
+    """ring | grid | torus | rook | hypercube | complete | star | exponential | random_regular | erdos_renyi | edges."""
     mixing_matrix: str = "metropolis"
     """metropolis | lazy_metropolis."""
     rows: int | None = None
-    """grid, torus: number of rows (default: as square as possible)."""
+    """grid, torus, rook: number of rows (default: as square as possible)."""
     degree: int = 4
     """random_regular: neighbours of each worker."""
     p: float = 0.5
@@ -78,11 +78,11 @@ class MethodConfig(Section, frozen=True):
     """What a round does."""
 
     kind: str = "goco"
-    """goco | push_pull | exact_diffusion | table_newton (needs topology.kind = "complete") | dgd | allreduce."""
-    late: str = "discard"
+    """goco | push_pull | exact_diffusion | table_newton (needs topology.kind complete or rook) | dgd | allreduce."""
+    late: str = "auto"
     """What a gradient is worth that misses its deadline: discard (nothing) | partial (the shards done
     so far count, in random order) | memory (it is carried on with and used when ready, until then the last
-    one is) | wait (there is no deadline: both are inf)."""
+    one is) | wait (there is no deadline: both are inf) | auto (memory for table_newton, discard for others)."""
     weights: str = "coverage"
     """The encoding weights: paper (by the mean completion rate) | own (by the rank's own) | coverage (by those
     of all holders of a shard) | plain (lateness is ignored)."""

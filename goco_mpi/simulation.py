@@ -98,6 +98,7 @@ class Simulation:
             late=self.config.method.late,
             rates=str(self.config.method.rates),
             weigh=self._weigh,
+            all_weights=self.layout.all_weights,
             observe=observe,
         )
 

@@ -39,7 +39,9 @@ def refusal(raw):
 def test_an_empty_experiment_is_all_defaults():
     # But for what follows from the method: the record says what will be done.
     defaults = RunConfig()
-    assert parse_config({}) == cfg.replace(defaults, method=cfg.replace(defaults.method, mixing="stale", rates="ema"))
+    assert parse_config({}) == cfg.replace(
+        defaults, method=cfg.replace(defaults.method, mixing="stale", rates="ema", late="discard")
+    )
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
@@ -65,7 +67,7 @@ def test_values_arrive_where_they_belong():
     assert config.topology.edges == ((0, 1), (1, 2))
     assert config.stragglers.ranks == (1, 2)
     assert (config.step.size, config.step.tau) == (0.5, 10.0)
-    assert config.method == schema.MethodConfig(mixing="stale", rates="stated")
+    assert config.method == schema.MethodConfig(mixing="stale", rates="stated", late="discard")
 
 
 # Each: key, value, the rule that the message must state, the value as the message must show it.
@@ -105,7 +107,7 @@ WRONG = [
         "must be one of goco, push_pull, exact_diffusion, table_newton, dgd, allreduce",
         "Got 'sgd'",
     ),
-    ("method.late", "drop", "must be one of discard, partial, memory, wait", "Got 'drop'"),
+    ("method.late", "drop", "must be one of auto, discard, partial, memory, wait", "Got 'drop'"),
     ("method.rates", "measured", "must be one of stated, counted, ema, live", "Got 'measured'"),
     ("method.weights", "ema", "must be one of paper, own, coverage, plain", "Got 'ema'"),
     ("method.mixing", "sums", "must be one of stale, fold, symmetric, running", "Got 'sums'"),
@@ -410,6 +412,15 @@ def test_the_symmetric_rule_needs_ranks_that_wait(kind, gossip_s):
     assert lay_out(waiting, 4).stragglers.paired_links
 
 
+@pytest.mark.parametrize(
+    ("kind", "late"), [("goco", "discard"), ("push_pull", "discard"), ("table_newton", "memory"), ("allreduce", "wait")]
+)
+def test_what_a_late_gradient_is_worth_is_up_to_the_method_where_it_is_left_open(kind, late):
+    for chosen in ({}, {"late": "auto"}):
+        raw = {"method": {"kind": kind, **chosen}, "topology": {"kind": "complete"}}
+        assert parse_config(raw).method.late == late
+
+
 @pytest.mark.parametrize("kind", ["push_pull", "exact_diffusion", "table_newton"])
 def test_whoever_remembers_whole_gradients_refuses_parts(kind):
     raw = {"method": {"kind": kind, "late": "partial"}, "topology": {"kind": "complete"}, **WAITS}
@@ -421,10 +432,10 @@ def test_whoever_remembers_whole_gradients_refuses_parts(kind):
         assert parse_config(raw).method.late == late
 
 
-@pytest.mark.parametrize("graph", [kind for kind in topology.KINDS if kind != "complete"])
-def test_a_table_of_gradients_needs_a_complete_graph(graph):
+@pytest.mark.parametrize("graph", [kind for kind in topology.KINDS if kind not in ("complete", "rook")])
+def test_a_table_of_gradients_needs_a_complete_graph_or_rows_and_columns(graph):
     message = refusal({"method": {"kind": "table_newton"}, "topology": {"kind": graph}})
-    assert message.startswith("method.kind = 'table_newton' needs topology.kind = 'complete'")
+    assert message.startswith("method.kind = 'table_newton' needs topology.kind = 'complete' or 'rook'")
     assert f"Got '{graph}'." in message
     assert "'push_pull'" in message
 

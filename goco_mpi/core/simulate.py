@@ -37,6 +37,7 @@ def simulate(
     late: str = "discard",
     rates: str = "stated",
     weigh: Weigh | None = None,
+    all_weights: Array | None = None,
     observe: Observe = lambda round_, stacked_params: True,
 ) -> Array:
     """Run ``n_rounds`` rounds from zero and return all workers' parameters.
@@ -63,6 +64,8 @@ def simulate(
         Where completion rates come from; ``stated``: the shares' weights have them in.
     weigh : callable (worker, q) -> ndarray, optional
         The (N/M) a_ik of a worker's shards where the completion rates are q; for the other kinds of rates.
+    all_weights : ndarray of shape (n_workers, n_shards), optional
+        (N/M) a_ik, for methods that change them in the course of a run; without, none does.
     observe : callable (round, X) -> bool
         Called before every round and once after the last; a False ends the run. X must not be kept.
 
@@ -85,10 +88,11 @@ def simulate(
     matrix = sp.eye_array(n_workers, format="csr") if mixing_matrix is None else mixing_matrix
     links = Links(matrix, stragglers, rule, max_age)
     step = (StackedRunningSums if rule == "running" else STEPS[method])(x, links, shares)
+    step.all_weights = all_weights
     if weigh is not None and rates != "stated":
         step = StackedRated(step, Links(matrix, stragglers, rule, max_age), rates, weigh)
     gradients = StackedGradients(shares)
-    everyone = np.ones(n_workers, dtype=bool)
+    everyone, nobody = np.ones(n_workers, dtype=bool), np.zeros(n_workers, dtype=bool)
     reweighs = type(step).weights is not Step.weights  # or there is no need to ask a thousand workers
     for t in range(n_rounds):
         if not observe(t, step.x):
@@ -96,6 +100,8 @@ def simulate(
         finished, parts = everyone, None
         if late != "wait":
             finished = stragglers.finishing(t)
+        if not step.wants_gradient(t):
+            finished = nobody
         done = finished.astype(np.float64)
         if late == "partial":
             parts = _parts(stragglers, gradients, shares, finished, t)
@@ -110,7 +116,7 @@ def simulate(
         step.advance(g, finished, eta, t)
         # Far below overflow, so that nothing computed from it warns or becomes NaN unseen.
         if not max(step.x.max(), -step.x.min()) < 1e100:
-            raise divergence(t, eta)
+            raise divergence(t, eta if step.steps else None)
     observe(n_rounds, step.x)
     return step.x
 

@@ -145,7 +145,9 @@ class RoundLoop:
         self._work = work
         self._method = method
         self._mixing = mixing
+        begin_s = time.perf_counter()
         self._state = method.start(start, place)
+        setup_s = time.perf_counter() - begin_s
         self._exchange = exchange
         self._step_size = step_size
         self._carries_on = late == "memory"
@@ -158,7 +160,7 @@ class RoundLoop:
         self._events = events
         self._timeline = timeline
         self._start_s = 0.0
-        self.counts = RunCounts()
+        self.counts = RunCounts(setup_s=setup_s)
         self.round = 0
 
     @property
@@ -184,7 +186,7 @@ class RoundLoop:
         self._stopping.start(self.params)
         diverged = False
         while not (self._over() or diverged):
-            gradient = self._compute()
+            gradient = self._compute() if self._method.wants_gradient(self.round) else self._work.meanwhile
             if self._over():
                 break
             self._gossip(gradient)

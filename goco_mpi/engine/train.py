@@ -140,7 +140,8 @@ def descend(
         session.barrier()
         diverged = loop.run()
     exchange.close(loop.round, loop.counts.rounds, diverged, config.deadline.shutdown_s)
-    _refuse_divergence(session, loop.round if diverged else None, schedule(loop.round))
+    step_size = schedule(loop.round) if layout.method.steps else None
+    _refuse_divergence(session, loop.round if diverged else None, step_size)
     stopped_by, last_round = _end(session, stopping.reason, loop.round, config.rounds)
     snapshots.finish(last_round, loop.counts.wall_s, loop.params, loop.spent())
     history = evaluate.history(session, share, snapshots)
@@ -246,7 +247,7 @@ def _exchange(session: Session, layout: Layout, message_size: int) -> Exchange:
     )
 
 
-def _refuse_divergence(session: Session, round_: int | None, step_size: float) -> None:
+def _refuse_divergence(session: Session, round_: int | None, step_size: float | None) -> None:
     """End the run on all ranks if one diverged. Collective."""
     rounds = [r for r in session.comm.allgather(round_) if r is not None]
     if rounds:

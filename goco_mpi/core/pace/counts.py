@@ -35,6 +35,8 @@ class RunCounts:
         Gradients of single shards that the finished and the partial gradients are made of.
     compute_s, wait_s, wall_s : float
         Seconds in gradients, in waiting for neighbours, and in all.
+    setup_s : float
+        Seconds that the method took to set up, before the first round and not in ``wall_s``.
     """
 
     rounds: int = 0
@@ -47,6 +49,7 @@ class RunCounts:
     compute_s: float = 0.0
     wait_s: float = 0.0
     wall_s: float = 0.0
+    setup_s: float = 0.0
 
 
 @dataclass

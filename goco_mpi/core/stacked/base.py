@@ -15,9 +15,23 @@ Finished = NDArray[np.bool_]
 
 
 class Step(ABC):
-    """One method on stacked arrays; ``x`` has the shape (n_workers, n_params)."""
+    """One method on stacked arrays; ``x`` has the shape (n_workers, n_params).
+
+    Attributes
+    ----------
+    all_weights : ndarray of shape (n_workers, n_shards) or None
+        (N/M) a_ik at first, where somebody says.
+    steps : bool
+        Whether the step sizes play a part.
+    """
 
     x: Array
+    all_weights: Array | None = None
+    steps: bool = True
+
+    def wants_gradient(self, t: int) -> bool:
+        """Tell whether gradients are taken in a round."""
+        return True
 
     def weights(self, worker: int, t: int) -> Array | None:
         """Return what (N/M) a_ik a worker's gradient of this round is taken with; None: its share's own."""
