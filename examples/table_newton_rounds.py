@@ -8,7 +8,6 @@ is taken at the point of the last of them. The gap is [F(x) - F*] / [F(0) - F*] 
 """
 
 import argparse
-import dataclasses
 from functools import cached_property
 
 import numpy as np
@@ -26,29 +25,32 @@ MOST_ROUNDS = 150
 CASES = ("none slow", "one 10x slow", "each 10x with p=.3", "quarter late")
 
 
-@dataclasses.dataclass(frozen=True)
-class Scripted(StragglerModel):
-    """Who is late in one of the ``CASES``."""
-
-    case: str = CASES[0]
+class TenInThree(StragglerModel):
+    """Every third gradient or so lasts ten rounds."""
 
     @cached_property
-    def _ends(self) -> list[set[int]]:
-        """The rounds in which each worker has a gradient, where one in three lasts ten rounds."""
-        slow = [stream(self.seed, Purpose.STRAGGLER, i, 0).random(MOST_ROUNDS) < 0.3 for i in range(self.n_workers)]
-        return [set((np.cumsum(np.where(mask, 10, 1)) - 1).tolist()) for mask in slow]
+    def _ends(self) -> np.ndarray:
+        """In which rounds workers have a gradient, shape (n_workers, MOST_ROUNDS)."""
+        ends = np.zeros((self.n_workers, 10 * MOST_ROUNDS), dtype=bool)
+        for worker, row in enumerate(ends):
+            slow = stream(self.seed, Purpose.STRAGGLER, worker, 0).random(MOST_ROUNDS) < 0.3
+            row[np.cumsum(np.where(slow, 10, 1)) - 1] = True
+        return ends
 
-    def finishes(self, worker: int, round_: int) -> bool:
-        """Tell whether a worker has a gradient in this round."""
-        if self.case == "one 10x slow" and worker == 3:
-            return round_ % 10 == 9
-        return self.case != "each 10x with p=.3" or round_ in self._ends[worker]
+    def finishing(self, round_: int) -> np.ndarray:
+        """Return who has a gradient in this round."""
+        return self._ends[:, round_]
 
-    def arrives(self, source: int, dest: int, round_: int) -> bool:
-        """Tell whether a message arrives; of 64 % lost ones the newest is as old as of 90 % 1 to 5 rounds late."""
-        if self.case != "quarter late" or source % 4 != 1:
-            return True
-        return bool(stream(self.seed, Purpose.LINK, (source << 32) + dest, round_).random() >= 0.64)
+
+def stragglers(case: str, n_workers: int, seed: int) -> StragglerModel:
+    """Return who is late in one of the ``CASES``."""
+    if case == "one 10x slow":
+        return StragglerModel("persistent", n_workers, seed, ranks=(3,), factor=10.0)
+    if case == "each 10x with p=.3":
+        return TenInThree("none", n_workers, seed)
+    # Of 64 % lost messages the newest is as old as of 90 % 1 to 5 rounds late.
+    lost = tuple(0.64 if case == "quarter late" and worker % 4 == 1 else 0.0 for worker in range(n_workers))
+    return StragglerModel("none", n_workers, seed, link_p=lost)
 
 
 def rounds(case: str, n_workers: int, copies: int, condition: float, seed: int, graph: str = "complete") -> list[float]:
@@ -81,7 +83,7 @@ def rounds(case: str, n_workers: int, copies: int, condition: float, seed: int, 
     simulate(
         shares,
         lambda round_: 1.0,
-        Scripted("none", n_workers, seed, case=case, link_p=0.5),  # the links are to be asked
+        stragglers(case, n_workers, seed),
         MOST_ROUNDS,
         mixing_matrix=mixing.metropolis(topology.build(graph, n_workers)),
         method="table_newton",

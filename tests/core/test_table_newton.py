@@ -19,10 +19,11 @@ from goco_mpi.core.methods.scaling import Scaling, trust
 from goco_mpi.core.methods.table_newton import TABLE_NEWTON
 from goco_mpi.core.methods.table_newton_rook import TABLE_NEWTON_ROOK
 from goco_mpi.core.objectives import WeightedRows
+from goco_mpi.core.reweighting import MOST_WORKERS, patience
 from goco_mpi.core.shares import CustomShare, ModelShare
 from goco_mpi.core.simulate import simulate
 from goco_mpi.core.stragglers import StragglerModel
-from goco_mpi.errors import InputError
+from goco_mpi.errors import InputError, RunError
 from goco_mpi.experiment import lay_out
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "table_newton_rounds.py"
@@ -630,6 +631,63 @@ def test_a_slow_workers_weight_goes_to_the_others_at_the_third_round_and_comes_b
     assert [state.declared for state in network.states] == [(2, 0)] * 8
 
 
+class Flapping(StragglerModel):
+    """Worker 0 has no gradient for 14 rounds, then one in each of 10, and so on."""
+
+    def finishes(self, worker, round_):
+        return worker != 0 or round_ % 24 >= 14
+
+
+def test_a_worker_that_is_slow_now_and_then_comes_and_goes_ever_less_often():
+    problem = Problem(n_workers=6, n=20, n_params=4, unlike=1.0)
+    stragglers, expected, numbers = Flapping("none", 6), [], []
+    simulate(
+        problem.shares,
+        lambda t: 1.0,
+        stragglers,
+        170,
+        mixing_matrix=mixing.metropolis(topology.complete(6)),
+        method="table_newton",
+        late="memory",
+        all_weights=problem.all_weights,
+        observe=lambda t, x: expected.append(x.copy()) is None,
+    )
+    network = Network(problem.shares, all_weights=problem.all_weights)
+    for t, x in enumerate(expected[1:]):
+        network.round(finished=lambda i, t=t: stragglers.finishes(i, t), repeat=True)
+        np.testing.assert_allclose(network.x, x, rtol=0, atol=1e-11 * np.abs(x).max())
+        numbers.append(network.states[3].declared[0])
+    declared = [numbers.index(number) for number in range(1, numbers[-1] + 1)]
+    assert len(declared) >= 5
+    waits = np.diff(declared)
+    assert (waits >= [patience(number) for number in range(1, numbers[-1])]).all(), declared
+    assert (waits >= 64).any()
+
+
+def test_declarations_keep_their_distance_however_opinions_change(monkeypatch):
+    problem = Problem(n_workers=6, n=20, n_params=4)
+    state = Network(problem.shares, all_weights=problem.all_weights).states[0]
+    opinions = itertools.cycle([0b1, 0b10])
+    monkeypatch.setattr(state.pace, "slow", lambda now, before: next(opinions))
+    declared = []
+    for t in range(250):
+        state.round = t
+        table_newton._judge(state, state.reweighting)
+        declared.append(state.declared[0])
+    found = [declared.index(number) for number in range(1, declared[-1] + 1)]
+    assert found[0] == 0
+    # The first moment at which the other set is asked for, and enough rounds have passed.
+    assert all(0 <= wait - patience(number) <= 1 for number, wait in enumerate(np.diff(found), 1)), found
+    assert len(found) == 7
+
+
+def test_more_workers_than_a_number_in_a_message_has_bits_go_on_without_leaving_anybody_out():
+    share = SimpleNamespace(n_params=1, n_rows=0, quadratic=True, hessian=lambda params: np.eye(1))
+    for n, known in ((MOST_WORKERS, True), (MOST_WORKERS + 1, False)):
+        place = Place(0, n, tuple(range(1, n)), share, 1.0, HELD, np.eye(n))
+        assert (TABLE_NEWTON.start(np.zeros(1), place).reweighting is not None) is known
+
+
 def test_two_slow_workers_are_left_out_at_once_and_neither_where_they_share_a_shard():
     for slow, out in (((1, 5), 0b100010), ((2, 3), 0)):
         problem = Problem(n=60, n_params=5)
@@ -918,6 +976,20 @@ def test_the_hessian_of_an_objective_of_ones_own_comes_of_differences():
     # Central differences with a step of eps^(1/3): eps^(2/3) times third derivatives.
     np.testing.assert_allclose(found, exact, rtol=0, atol=1e3 * EPS ** (2 / 3) * np.abs(exact).max())
     np.testing.assert_array_equal(found, found.T)
+
+
+def test_a_run_that_diverges_is_not_told_to_lower_a_step_that_it_has_not():
+    problem = Problem(n_workers=2, n=20, n_params=2)
+    problem.shares[0].coded.targets[:] *= 1e200
+    with pytest.raises(RunError, match=r"diverged in round 0: .* Raise objective.l2, or use method.kind = 'push_pull'"):
+        simulate(
+            problem.shares,
+            lambda t: 1.0,
+            NOBODY_LATE,
+            5,
+            mixing_matrix=mixing.metropolis(topology.complete(2)),
+            method="table_newton",
+        )
 
 
 # Configuration ---------------------------------------------------------------------------------------------------
