@@ -95,8 +95,8 @@ def edge_uniforms(
 ) -> NDArray[np.float64]:
     """Return one number in [0, 1) for each directed edge in a round, shaped like ``source`` and ``dest``.
 
-    Worker numbers are below 2^32. An edge's number is the one at place ``source 2^32 + dest`` of the SplitMix64
-    sequence that starts where the round's stream says: any place of it costs the same, so that all edges
+    Both ends are below 2^32. An edge's number is the one at place ``source 2^32 + dest`` of the SplitMix64
+    sequence that starts where a stream of the round says: any place of it costs the same, so that all edges
     of a large sparse graph are a few array operations, and none depends on which others there are.
 
     References
@@ -106,9 +106,9 @@ def edge_uniforms(
     Examples
     --------
     >>> edge_uniforms(1, Purpose.LINK, 7, np.array([3]), np.array([5])).round(6).tolist()
-    [0.993502]
+    [0.712111]
     """
-    start = stream(seed, purpose, 0, round_).bit_generator.random_raw()
+    start = stream(seed, purpose, 1, round_).bit_generator.random_raw()  # beside the stream of `uniforms`
     place = (source.astype(np.uint64) << np.uint64(32)) + dest.astype(np.uint64)
     # Arithmetic modulo 2^64, which unsigned arrays do by themselves.
     z = (place + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(start)

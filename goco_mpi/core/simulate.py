@@ -104,7 +104,7 @@ def simulate(
             finished = nobody
         done = finished.astype(np.float64)
         if late == "partial":
-            parts = _parts(stragglers, gradients, shares, finished, t)
+            parts = stragglers.shards_in_time(gradients.worker, gradients.place, t)
             done = np.bincount(gradients.worker, parts, minlength=n_workers) / np.maximum(gradients.n_held, 1)
             finished = finished | (done > 0.0)
         weights = _weights(step, shares, t) if reweighs else None
@@ -119,19 +119,6 @@ def simulate(
             raise divergence(t, eta if step.steps else None)
     observe(n_rounds, step.x)
     return step.x
-
-
-def _parts(
-    stragglers: StragglerModel, gradients: StackedGradients, shares: Sequence[Share], finished: Finished, t: int
-) -> Finished:
-    """Return which of all workers' shards are done by the deadline, numbered as in `StackedGradients`."""
-    parts = np.ones(len(gradients.weights), dtype=bool)
-    for i in np.flatnonzero(~finished).tolist():
-        n_held = shares[i].n_shards
-        n_finished = stragglers.shards_finished(i, t, n_held)
-        left = stragglers.shard_order(i, t, n_held)[n_finished:]
-        parts[gradients.starts[i] + np.array(left, dtype=np.intp)] = False
-    return parts
 
 
 def _weights(step: Step, shares: Sequence[Share], t: int) -> Array | None:

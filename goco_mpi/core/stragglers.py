@@ -117,13 +117,40 @@ class StragglerModel:
             return n_held
         if (self.kind == "persistent" and worker in self._slow) or self._missed[worker] == 1.0:
             return 0
-        return int(stream(self.seed, Purpose.SHARD_ORDER, worker, round_).random() * n_held)
+        return int(uniform(self.seed, Purpose.SHARD_ORDER, round_, worker) * n_held)
 
     def shard_order(self, worker: int, round_: int, n_held: int) -> list[int]:
         """Return the random order in which a worker goes through its shards, should it not finish."""
-        rng = stream(self.seed, Purpose.SHARD_ORDER, worker, round_)
-        rng.random()  # how many it finishes
-        return [int(place) for place in rng.permutation(n_held)]
+        places = np.arange(n_held)
+        numbers = edge_uniforms(self.seed, Purpose.SHARD_ORDER, round_, np.full(n_held, worker), places)
+        return [int(place) for place in np.argsort(numbers, kind="stable")]
+
+    def shards_in_time(self, worker: NDArray[np.int64], place: NDArray[np.int64], round_: int) -> NDArray[np.bool_]:
+        """Return which of all workers' shards are among the `shards_finished` first of their `shard_order`.
+
+        Parameters
+        ----------
+        worker : ndarray of shape (n_copies,)
+            Who holds each copy of a shard, ascending.
+        place : ndarray of shape (n_copies,)
+            Its place among that worker's shards: 0, 1, ...
+        round_ : int
+
+        Returns
+        -------
+        ndarray of bool, shape (n_copies,)
+        """
+        n_held = np.bincount(worker, minlength=self.n_workers)
+        n_finished = (uniforms(self.seed, Purpose.SHARD_ORDER, round_, self.n_workers) * n_held).astype(np.int64)
+        n_finished[self._missed == 1.0] = 0
+        if self.kind == "persistent":
+            n_finished[list(self._slow)] = 0
+        n_finished = np.where(self.finishing(round_), n_held, n_finished)
+        numbers = edge_uniforms(self.seed, Purpose.SHARD_ORDER, round_, worker, place)
+        # Sorted by worker and number, the copies of a worker stay in the block that they were in.
+        drawn = np.empty_like(place)
+        drawn[np.lexsort((numbers, worker))] = place
+        return np.asarray(drawn < n_finished[worker])
 
     def arrives(self, source: int, dest: int, round_: int) -> bool:
         """Tell whether the message of this round from ``source`` to ``dest`` is not lost."""

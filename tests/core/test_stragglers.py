@@ -92,6 +92,21 @@ def test_all_workers_at_once_are_late_exactly_as_one_by_one(kind, paired):
         assert model.arriving(source, dest, t).tolist() == one_by_one
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_shards_of_all_workers_at_once_are_in_time_exactly_as_one_by_one(kind):
+    n_held = [3, 0, 5, 1, 7, 4]
+    model = StragglerModel(kind, 6, seed=4, p=(0.5, 0.5, 1.0, 0.7, 0.9, 0.6), ranks=(4,), factor=3.0)
+    worker = np.repeat(np.arange(6), n_held)
+    place = np.concatenate([np.arange(n) for n in n_held])
+    for t in range(60):
+        one_by_one = [
+            shard in model.shard_order(i, t, n)[: model.shards_finished(i, t, n)]
+            for i, n in enumerate(n_held)
+            for shard in range(n)
+        ]
+        assert model.shards_in_time(worker, place, t).tolist() == one_by_one
+
+
 def test_a_pair_of_links_loses_both_messages_or_neither_also_where_only_one_end_is_bad():
     model = StragglerModel("none", 2, seed=4, link_p=(0.0, 0.6), paired_links=True)
     there, back = (np.array([model.arrives(j, 1 - j, t) for t in range(ROUNDS)]) for j in range(2))

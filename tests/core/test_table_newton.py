@@ -684,7 +684,7 @@ def test_declarations_keep_their_distance_however_opinions_change(monkeypatch):
 def test_more_workers_than_a_number_in_a_message_has_bits_go_on_without_leaving_anybody_out():
     share = SimpleNamespace(n_params=1, n_rows=0, quadratic=True, hessian=lambda params: np.eye(1))
     for n, known in ((MOST_WORKERS, True), (MOST_WORKERS + 1, False)):
-        place = Place(0, n, tuple(range(1, n)), share, 1.0, HELD, np.eye(n))
+        place = Place(0, n, tuple(range(1, n)), share, 1.0, HELD, n, np.eye(n))
         assert (TABLE_NEWTON.start(np.zeros(1), place).reweighting is not None) is known
 
 

@@ -77,6 +77,8 @@ class StackedGradients:
         The shares' own (N/M) a_ik; a copy is a shard on a worker.
     worker : ndarray of shape (n_copies,)
         Who holds it.
+    place : ndarray of shape (n_copies,)
+        Its place among that worker's shards.
     n_held : ndarray of shape (n_workers,)
         How many each worker holds.
     starts : ndarray of shape (n_workers,)
@@ -88,6 +90,7 @@ class StackedGradients:
         self.weights = np.concatenate([share.weights for share in shares])
         self.worker = np.repeat(np.arange(len(shares)), n_held)
         self.starts = np.cumsum(n_held) - n_held
+        self.place = np.arange(len(self.worker)) - self.starts[self.worker]
         self._shares = shares
         groups: defaultdict[tuple[object, ...], list[tuple[int, int]]] = defaultdict(list)
         self._alone: list[int] = []
