@@ -17,11 +17,11 @@ from typing import Any, TypeVar, get_type_hints
 
 import msgspec
 
-from goco_mpi.core import encoding, gossip, mixing, objectives, placement, stragglers, topology
+from goco_mpi.core import codes, encoding, gossip, mixing, objectives, placement, stragglers, topology
 from goco_mpi.core.methods import METHODS
 from goco_mpi.core.methods.table_newton import TABLE_NEWTON
 from goco_mpi.errors import InputError, check_one_of, check_range
-from goco_mpi.schema import DeadlineConfig, PlacementConfig, RunConfig, Section, StepConfig, StopConfig
+from goco_mpi.schema import DeadlineConfig, PlacementConfig, RunConfig, Section, StepConfig, StopConfig, TopologyConfig
 
 BUNDLED = ("digits", "breast_cancer", "diabetes")
 PARTITIONS = ("iid", "by_label", "in_order")
@@ -284,11 +284,31 @@ def _resolve(config: RunConfig) -> RunConfig:
         section = replace(section, weights="plain")
     if not method.coded or placement_section.kind == "uncoded":
         placement_section = PlacementConfig(kind="uncoded", replication=1)
+    topology_section = config.topology
     if method.exchange == "allreduce":
         section = replace(section, late="wait")
+    if method.exchange == "central":
+        topology_section = TopologyConfig(kind="star")
+        deadline = replace(deadline, gossip_s=math.inf)
+        section = replace(section, solver=section.solver or method.solvers[0])
+        endless = not method.exact and deadline.compute_s == math.inf
+        if endless and section.late == "discard" and config.stragglers.kind in ("slow", "delays"):
+            section = replace(section, late="wait")  # for as long as they take: there is nothing to make up for
+    if method.exact:  # whoever is needed is waited for
+        deadline = replace(deadline, compute_s=math.inf)
+        section = replace(section, weights="plain")
+    if section.solver == "cg":
+        step = StepConfig(kind="constant", size=1.0)
     if section.late == "wait":
         deadline = replace(deadline, compute_s=math.inf, gossip_s=math.inf)
-    config = replace(config, method=section, placement=placement_section, step=step, deadline=deadline)
+    config = replace(
+        config,
+        topology=topology_section,
+        method=section,
+        placement=placement_section,
+        step=step,
+        deadline=deadline,
+    )
     _check_pairings(config)
     return config
 
@@ -311,6 +331,7 @@ def _check_pairings(config: RunConfig) -> None:
             f"method.late = 'partial' is not sound with method.kind = '{kind}', which remembers whole gradients: "
             "a part would take the place of the whole. Use 'memory' or 'discard'."
         )
+    _check_central(config)
     if method is TABLE_NEWTON and config.topology.kind != "complete":
         raise InputError(
             f"method.kind = '{kind}' needs topology.kind = 'complete': a rank hears of another's gradient only from "
@@ -320,6 +341,40 @@ def _check_pairings(config: RunConfig) -> None:
         raise InputError(
             f"stop.gradient_norm does not go with method.kind = '{kind}': it is read off steps along the gradient, and "
             f"these are not. Got {config.stop.gradient_norm:g}. Use stop.target_loss."
+        )
+
+
+def _check_central(config: RunConfig) -> None:
+    """Refuse what a master, its code or its solver cannot do."""
+    kind, solver, method = config.method.kind, config.method.solver, METHODS[config.method.kind]
+    if solver is not None and solver not in method.solvers:
+        if not method.solvers:
+            raise InputError(
+                f"method.solver does not go with method.kind = '{kind}', which has a step of its own. Got {solver!r}. "
+                "Leave it out."
+            )
+        check_one_of(f"method.solver with method.kind = '{kind}'", solver, method.solvers)
+    if method.exchange != "central":
+        return
+    if config.method.late not in ("discard", "wait"):
+        raise InputError(
+            f"method.late = '{config.method.late}' does not go with method.kind = '{kind}': a gradient counts at the "
+            "master's present parameters, and whole. Use 'discard', or 'wait' for all workers in every round."
+        )
+    if method.exact and config.placement.kind not in codes.KINDS:
+        raise InputError(
+            f"method.kind = '{kind}' needs placement.kind = 'cyclic' or 'fractional_repetition', which have a code. "
+            f"Got '{config.placement.kind}'. For any placement use method.kind = 'sgc'."
+        )
+    if solver == "cg" and config.objective.kind != objectives.LeastSquares.name:
+        raise InputError(
+            "method.solver = 'cg' needs a loss with the same Hessian everywhere: objective.kind = 'least_squares'. Got "
+            f"'{config.objective.kind}'. Use method.solver = 'nesterov'."
+        )
+    if solver != "descent" and config.stop.gradient_norm is not None:
+        raise InputError(
+            f"stop.gradient_norm does not go with method.solver = '{solver}': it is read off steps along the gradient, "
+            f"and these are not. Got {config.stop.gradient_norm:g}. Use stop.target_loss."
         )
 
 

@@ -13,7 +13,8 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from goco_mpi.core import encoding, gossip, mixing, objectives, optimum, placement, schedules, topology
+from goco_mpi.core import codes, encoding, gossip, mixing, objectives, optimum, placement, schedules, topology
+from goco_mpi.core.codes import Code
 from goco_mpi.core.gossip import Mixing
 from goco_mpi.core.methods import METHODS, Method, Place
 from goco_mpi.core.methods.running_sums import RUNNING_SUMS
@@ -46,6 +47,8 @@ class Layout:
     encoding_weights : ndarray of shape (n_workers, n_shards)
     stragglers : StragglerModel
     method : Method
+    code : Code or None
+        What the encoding weights are of, for methods that are exact.
     """
 
     config: RunConfig
@@ -56,21 +59,37 @@ class Layout:
     encoding_weights: Array
     stragglers: StragglerModel
     method: Method[Any]
+    code: Code | None = None
 
     def place(self, worker: int, share: Share) -> Place:
         """Return where a worker stands, for its method."""
         weight = float(self.encoding_weights[worker].sum()) * self.n_workers / self.placement.n_shards
         held = self.placement.held[:, self.placement.shards_of(worker)]
-        return Place(worker, self.n_workers, self.topology.neighbors(worker), share, weight, held)
+        return Place(worker, self.n_workers, self.topology.neighbors(worker), share, weight, held, self.code)
 
     def mixing(self, worker: int) -> Mixing:
         """Return a worker's weights of its neighbours, under the rule of the config."""
         weights = mixing.neighbor_weights(self.mixing_matrix, self.topology, worker)
         return Mixing(weights, gossip.age_limit(str(self.config.method.mixing), self.config.method.max_age))
 
+    def decoded(self, worker: int, share: Share) -> Share:
+        """Return a worker's share under weights of which those of all workers add up to the same for each shard.
+
+        Their mean is what a master's gradient is once it is decoded; its own where nothing is decoded.
+        """
+        if self.code is None:
+            return share
+        held = self.placement.shards_of(worker)
+        weights = encoding.plain(self.placement, np.ones(self.n_workers))[worker, held]
+        return share.reweighted(weights * self.n_workers / self.placement.n_shards)
+
     def fingerprint(self) -> int:
-        """Return a checksum that two processes share only if they agree on all of this."""
-        parts = (repr(self.config).encode(), repr(self.topology.edges).encode(), self.encoding_weights.tobytes())
+        """Return a checksum that two processes share only if they agree on all of this.
+
+        The weights but for rounding: those of a code may differ in it between processors.
+        """
+        weights = np.round(self.encoding_weights, 9) + 0.0
+        parts = (repr(self.config).encode(), repr(self.topology.edges).encode(), weights.tobytes())
         return zlib.crc32(b"".join(parts))
 
 
@@ -99,6 +118,7 @@ def lay_out(config: RunConfig, n_workers: int) -> Layout:
         distribution=straggler_config.distribution,
         link_p=straggler_config.link_p,
         paired_links=config.method.mixing == "symmetric",
+        abandons=_abandons(config),
     )
     # Whoever waits for everyone, or goes on using its last gradient, loses none: nothing to make up for.
     completion_rates = np.ones(n_workers)
@@ -106,16 +126,31 @@ def lay_out(config: RunConfig, n_workers: int) -> Layout:
         completion_rates = stragglers.completion_rates()
     elif config.method.late == "partial":
         completion_rates = stragglers.completion_rates(holders.load)
+    method = METHODS[config.method.kind]
+    if config.method.solver is not None:
+        method = method.using(config.method.solver)
+    code = codes.build(config.placement.kind, holders, config.seed) if method.exact else None
     return Layout(
         config=config,
         n_workers=n_workers,
         topology=graph,
         mixing_matrix=mixing.build(config.topology.mixing_matrix, graph),
         placement=holders,
-        encoding_weights=encoding.build(config.method.weights, holders, completion_rates),
+        encoding_weights=code.encoding if code else encoding.build(config.method.weights, holders, completion_rates),
         stragglers=stragglers,
-        method=RUNNING_SUMS if config.method.mixing == "running" else METHODS[config.method.kind],
+        method=RUNNING_SUMS if config.method.mixing == "running" else method,
+        code=code,
     )
+
+
+def _abandons(config: RunConfig) -> bool:
+    """Return whether those of ``stragglers.kind = 'slow'`` never finish a gradient before a master goes on."""
+    method, deadline, slow = METHODS[config.method.kind], config.deadline, config.stragglers
+    if method.exchange != "central" or method.exact:
+        return method.exact
+    if deadline.compute_s == "auto":
+        return slow.factor > deadline.compute_factor
+    return slow.work_s * slow.factor > float(deadline.compute_s)
 
 
 def _topology(config: RunConfig, n_workers: int) -> Topology:

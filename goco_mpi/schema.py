@@ -78,7 +78,8 @@ class MethodConfig(Section, frozen=True):
     """What a round does."""
 
     kind: str = "goco"
-    """goco | push_pull | exact_diffusion | table_newton (needs topology.kind = "complete") | dgd | allreduce."""
+    """goco | push_pull | exact_diffusion | table_newton (needs topology.kind = "complete") | dgd | allreduce
+    | gradient_coding (needs placement.kind = "cyclic" or "fractional_repetition") | sgc."""
     late: str = "discard"
     """What a gradient is worth that misses its deadline: discard (nothing) | partial (the shards done
     so far count, in random order) | memory (it is carried on with and used when ready, until then the last
@@ -91,6 +92,8 @@ class MethodConfig(Section, frozen=True):
     method has it."""
     max_age: int = 20
     """stale: rounds after which a neighbour's vector is no longer used."""
+    solver: str | None = None
+    """gradient_coding, sgc: descent (default) | nesterov | cg (gradient_coding on least squares)."""
 
 
 class StepConfig(Section, frozen=True):

@@ -38,7 +38,6 @@ class Simulation:
         self.config = config
         self.layout = lay_out(config, n_workers)
         self.problem = load_problem(config)
-        self._synchronous = self.layout.method.exchange == "allreduce"
         self._shares = [self.problem.share(self.layout, worker) for worker in range(n_workers)]
         automatic = config.step.kind == "auto"
         self.step_size = step_schedule(config, self._curvature() if automatic else np.nan)
@@ -50,8 +49,15 @@ class Simulation:
         def largest(rows: objectives.WeightedRows) -> float:
             return objectives.curvature(lambda v: objective.hessian_product(start, rows, v), objective.n_params)
 
-        if self._synchronous:
+        if self.layout.method.exchange == "allreduce":
             return largest(self.problem.pooled_rows())
+        if self.layout.method.exchange == "central":
+            decoded = [self.layout.decoded(worker, share) for worker, share in enumerate(self._shares)]
+
+            def mean(v: Array) -> Array:
+                return np.asarray(np.mean([share.hessian_product(start, v) for share in decoded], axis=0))
+
+            return objectives.curvature(mean, objective.n_params)
         return max(largest(share.coded) for share in self._shares)
 
     def run(self, observe: Observe) -> Array:
@@ -66,6 +72,8 @@ class Simulation:
             rule=str(self.config.method.mixing),
             max_age=self.config.method.max_age,
             late=self.config.method.late,
+            solver=str(self.config.method.solver),
+            code=None if self.layout.code is None else self.layout.code.encoding,
             observe=observe,
         )
 

@@ -155,7 +155,7 @@ def _draw_tables(rng: np.random.Generator, n_ranks: int) -> Tables:
             "replication": int(rng.integers(1, min(n_ranks, 4) + 1)),
         },
         "method": {
-            "kind": one_of(goco=8, dgd=1, allreduce=1),
+            "kind": one_of(goco=8, dgd=1, allreduce=1, gradient_coding=2, sgc=2),
             "late": late,
             "weights": one_of(coverage=2, plain=1, paper=1),
             "mixing": one_of(stale=2, fold=1),

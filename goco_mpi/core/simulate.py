@@ -13,7 +13,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from goco_mpi.core.shares import Share
-from goco_mpi.core.stacked import STEPS, Links, StackedRunningSums
+from goco_mpi.core.stacked import CENTRAL, STEPS, Links, StackedCentral, StackedRunningSums, Step
 from goco_mpi.core.stragglers import StragglerModel
 from goco_mpi.errors import divergence
 
@@ -32,6 +32,8 @@ def simulate(
     rule: str = "stale",
     max_age: int = 0,
     late: str = "discard",
+    solver: str = "descent",
+    code: Array | None = None,
     observe: Observe = lambda round_, stacked_params: True,
 ) -> Array:
     """Run ``n_rounds`` rounds from zero and return all workers' parameters.
@@ -46,7 +48,7 @@ def simulate(
     mixing_matrix : csr_array of shape (n_workers, n_workers) or None
         W; None where there are no edges.
     method : str
-        A key of ``STEPS``.
+        A key of ``STEPS``, or one of ``CENTRAL``.
     rule : {'stale', 'fold', 'symmetric', 'running'}
         What is done about lost messages.
     max_age : int
@@ -54,6 +56,10 @@ def simulate(
     late : {'discard', 'partial', 'memory', 'wait'}
         What a straggler's step is taken with: nothing, the shards it finished, its last whole
         gradient; or everyone waits and there are no stragglers.
+    solver : {'descent', 'nesterov', 'cg'}
+        What a master minimises with.
+    code : ndarray of shape (n_workers, n_shards), optional
+        Exact encoding weights that a master decodes.
     observe : callable (round, X) -> bool
         Called before every round and once after the last; a False ends the run. X must not be kept.
 
@@ -75,7 +81,11 @@ def simulate(
     g = np.zeros_like(x)
     matrix = sp.eye_array(n_workers, format="csr") if mixing_matrix is None else mixing_matrix
     links = Links(matrix, stragglers, rule, max_age)
-    step = (StackedRunningSums if rule == "running" else STEPS[method])(x, links, shares)
+    step: Step
+    if method in CENTRAL:
+        step = StackedCentral(x, shares, solver, code)
+    else:
+        step = (StackedRunningSums if rule == "running" else STEPS[method])(x, links, shares)
     for t in range(n_rounds):
         if not observe(t, step.x):
             return step.x

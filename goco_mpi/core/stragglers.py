@@ -6,6 +6,7 @@ rounds whatever the method, the number of processes, or who asks.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -47,6 +48,8 @@ class StragglerModel:
         Probability that a message is lost on arrival (logical; any kind), in [0, 1).
     paired_links : bool
         Whether a message also counts as lost where the one in the other direction is.
+    abandons : bool
+        Whether a worker leaves a gradient unfinished once the others go on, so that a slow one never finishes.
     """
 
     kind: str
@@ -61,6 +64,7 @@ class StragglerModel:
     distribution: str = "exponential"
     link_p: float = 0.0
     paired_links: bool = False
+    abandons: bool = False
     _slow: frozenset[int] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -79,7 +83,7 @@ class StragglerModel:
     def finishes(self, worker: int, round_: int) -> bool:
         """Tell whether a logical straggler finishes its gradient in this round."""
         if self.kind == "persistent" and worker in self._slow:
-            return (round_ + 1) % max(1, round(self.factor)) == 0
+            return not math.isinf(self.factor) and (round_ + 1) % max(1, round(self.factor)) == 0
         if self.kind in ("bernoulli", "persistent") and self.p > 0.0:
             return bool(stream(self.seed, Purpose.STRAGGLER, worker, round_).random() >= self.p)
         return True
@@ -137,14 +141,19 @@ class StragglerModel:
         """How often a learned deadline cuts a delayed gradient: it is a multiple of the median, delays included."""
         return self.delay_p if self.delay_p < 0.5 else 0.0
 
+    @property
+    def _rounds_of_slow(self) -> float:
+        """In how many rounds a chosen worker finishes one gradient."""
+        return math.inf if self.kind == "slow" and self.abandons else self.factor
+
     def scripted(self) -> StragglerModel:
         """Return a logical model that stands for a real one where no time passes.
 
-        A slow worker becomes one that finishes every ``factor``-th round; random delays, which
-        a deadline cuts, become Bernoulli misses of the same probability.
+        A slow worker becomes one that finishes every ``factor``-th round, or none where it abandons them; random
+        delays, which a deadline cuts, become Bernoulli misses of the same probability.
         """
         if self.kind == "slow":
-            return replace(self, kind="persistent", p=self._cut_p)
+            return replace(self, kind="persistent", p=self._cut_p, factor=self._rounds_of_slow)
         if self.kind == "delays":
             return replace(self, kind="bernoulli", p=self._cut_p)
         return self
@@ -166,5 +175,6 @@ class StragglerModel:
         if n_held is not None:
             rates += missed * np.where(n_held > 0, (n_held - 1) / (2 * np.maximum(n_held, 1)), 0.0)
         if self.kind in ("persistent", "slow"):
-            rates[list(self.ranks)] = 1.0 / max(1, round(self.factor))
+            slow = self._rounds_of_slow
+            rates[list(self.ranks)] = 0.0 if math.isinf(slow) else 1.0 / max(1, round(slow))
         return rates

@@ -210,6 +210,7 @@ class RoundLoop:
         self._stopping.start(self.params)
         diverged = False
         while not (self._over() or diverged):
+            self._exchange.begin(self.round, self.counts.rounds, self.params)
             gradient = self._compute()
             if self._over():
                 break
@@ -238,6 +239,9 @@ class RoundLoop:
         finished = True
         for _ in blocks if self._background is None else self._background.around(blocks):
             self._exchange.drain()
+            if self._exchange.overtaken:
+                finished = False
+                break
             self._keep_up()
             late = time.perf_counter() >= deadline
             if late and self._carries_on and not self._over():

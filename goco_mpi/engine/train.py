@@ -19,6 +19,7 @@ from goco_mpi.engine import evaluate
 from goco_mpi.engine.allreduce_exchange import AllreduceExchange
 from goco_mpi.engine.background import Background
 from goco_mpi.engine.bulletin import Bulletin
+from goco_mpi.engine.central_exchange import CentralExchange
 from goco_mpi.engine.deadline import Deadline
 from goco_mpi.engine.exchange import Exchange
 from goco_mpi.engine.gossip_exchange import GossipExchange
@@ -131,7 +132,7 @@ def descend(
             exchange=exchange,
             step_size=schedule,
             late=late,
-            compute_deadline=Deadline(config.deadline.compute_s, config.deadline.compute_factor),
+            compute_deadline=_compute_deadline(layout),
             n_rounds=config.rounds,
             snapshots=snapshots,
             stopping=stopping,
@@ -215,8 +216,9 @@ def _curvature(session: Session, layout: Layout, share: Share, start: Array) -> 
     """Return the curvature at the start that decides the automatic step. Collective.
 
     Gossip is stable when every worker's own step is: the largest of their curvatures decides.
-    Synchronous descent sees only their mean.
+    Synchronous descent and a master see only their mean.
     """
+    share = layout.decoded(session.rank, share)
 
     def local(direction: Array) -> Array:
         return share.hessian_product(start, direction)
@@ -226,10 +228,22 @@ def _curvature(session: Session, layout: Layout, share: Share, start: Array) -> 
         session.comm.Allreduce(local(direction), total)
         return total / session.size
 
-    if layout.method.exchange == "allreduce":
+    if layout.method.exchange != "gossip":
         return objectives.curvature(mean, share.n_params)
     mine = objectives.curvature(local, share.n_params)
     return float(session.comm.allreduce(mine, MPI.MAX))
+
+
+def _compute_deadline(layout: Layout) -> Deadline:
+    """Return the deadline of a rank's own gradient: with a master, that is the master's to say."""
+    section = layout.config.deadline
+    if layout.method.exchange == "central":
+        return Deadline(math.inf, section.compute_factor)
+    return Deadline(section.compute_s, section.compute_factor)
+
+
+def _all(finished: NDArray[np.bool_]) -> bool:
+    return bool(finished.all())
 
 
 def _exchange(session: Session, layout: Layout, message_size: int) -> Exchange:
@@ -238,6 +252,15 @@ def _exchange(session: Session, layout: Layout, message_size: int) -> Exchange:
     poll_s = session.poll_s if config.deadline.poll_s == "auto" else float(config.deadline.poll_s)
     if layout.method.exchange == "allreduce":
         return AllreduceExchange(session.comm, message_size, poll_s)
+    if layout.method.exchange == "central":
+        return CentralExchange(
+            session.comm,
+            message_size,
+            _all if layout.code is None or config.method.late == "wait" else layout.code.decodable,
+            Deadline(config.deadline.compute_s, config.deadline.compute_factor),
+            poll_s,
+            None if config.stop.target_loss is None else Bulletin(session.size),
+        )
     lossy = layout.stragglers.link_p > 0.0
     return GossipExchange(
         session.comm,

@@ -12,11 +12,14 @@ from goco_mpi.core.methods.base import Encoding, Gradient, Method, Place, State
 from goco_mpi.core.methods.dgd import DGD
 from goco_mpi.core.methods.exact_diffusion import EXACT_DIFFUSION
 from goco_mpi.core.methods.goco import GOCO
+from goco_mpi.core.methods.gradient_coding import GRADIENT_CODING
 from goco_mpi.core.methods.push_pull import PUSH_PULL
+from goco_mpi.core.methods.sgc import SGC
 from goco_mpi.core.methods.table_newton import TABLE_NEWTON
 
 METHODS: dict[str, Method[Any]] = {
-    method.name: method for method in (GOCO, PUSH_PULL, EXACT_DIFFUSION, TABLE_NEWTON, DGD, ALLREDUCE)
+    method.name: method
+    for method in (GOCO, PUSH_PULL, EXACT_DIFFUSION, TABLE_NEWTON, DGD, ALLREDUCE, GRADIENT_CODING, SGC)
 }
 
 __all__ = ["METHODS", "Encoding", "Gradient", "Method", "Place", "State"]

@@ -5,11 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Generic, Literal, TypeVar
+from typing import ClassVar, Generic, Literal, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from goco_mpi.core.codes import Code
 from goco_mpi.core.gossip import Mixing, Received
 from goco_mpi.core.shares import Share
 
@@ -44,6 +45,8 @@ class Place:
         nobody's lateness is made up for.
     held : ndarray of shape (n_workers, n_held), bool
         Which of the shards held here each worker holds too; all true in this worker's row.
+    code : Code, optional
+        How gradients are decoded, for methods that are exact.
     """
 
     worker: int
@@ -52,6 +55,7 @@ class Place:
     share: Share
     weight: float
     held: NDArray[np.bool_]
+    code: Code | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,20 +98,31 @@ class Method(ABC, Generic[S]):
         As in ``method.kind``.
     coded : bool
         Whether shards may be replicated and gradients coded; otherwise every shard has one holder.
-    exchange : {'gossip', 'allreduce'}
+    exact : bool
+        Whether the encoding is an exact gradient code, in place of ``method.weights``.
+    exchange : {'gossip', 'allreduce', 'central'}
         ``gossip``: messages to graph neighbours, of whom some may be late.
         ``allreduce``: the mean over all workers, which waits for everyone.
+        ``central``: worker 0 is the master of the others (`goco_mpi.core.methods.central`).
     remembers : bool
         Whether a worker whose gradient is late goes on with its last one by itself.
     mixings : tuple of str
         Mixing rules that are sound with it, the default first.
+    solvers : tuple of str
+        What may minimise with its gradients, the default first; empty where that is the method itself.
     """
 
     name: ClassVar[str]
     coded: ClassVar[bool] = True
-    exchange: ClassVar[Literal["gossip", "allreduce"]] = "gossip"
+    exact: ClassVar[bool] = False
+    exchange: ClassVar[Literal["gossip", "allreduce", "central"]] = "gossip"
     remembers: ClassVar[bool] = False
     mixings: ClassVar[tuple[str, ...]] = ("stale", "fold", "symmetric", "running")
+    solvers: ClassVar[tuple[str, ...]] = ()
+
+    def using(self, solver: str) -> Self:
+        """Return the method with the solver of that name, one of ``solvers``."""
+        raise NotImplementedError(f"{self.name} has no solvers")
 
     def message_size(self, n_params: int) -> int:
         """Return the numbers in a message; here one vector."""
