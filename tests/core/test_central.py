@@ -8,7 +8,7 @@ import pytest
 from test_table_newton import Problem
 
 from goco_mpi.config import parse_config, to_dict
-from goco_mpi.core import codes, encoding, placement, solvers
+from goco_mpi.core import codes, encoding, objectives, placement, solvers
 from goco_mpi.core.gossip import Mixing, Received
 from goco_mpi.core.methods import GRADIENT_CODING, METHODS, SGC, Gradient, Place
 from goco_mpi.core.objectives import WeightedRows
@@ -17,7 +17,7 @@ from goco_mpi.core.simulate import simulate
 from goco_mpi.core.stragglers import StragglerModel
 from goco_mpi.errors import InputError
 from goco_mpi.experiment import lay_out
-from goco_mpi.simulation import simulate_experiment
+from goco_mpi.simulation import Simulation, simulate_experiment
 
 NO_MIXING = Mixing(np.empty(0), 0)
 INF = math.inf
@@ -364,3 +364,14 @@ def test_conjugate_gradients_refuse_a_loss_that_is_not_quadratic():
     problem = Problem(n_workers=2, n=30, n_params=3, kind="logistic", l2=0.1)
     with pytest.raises(InputError, match="same Hessian everywhere"):
         GRADIENT_CODING.using("cg").start(np.zeros(3), _alone(problem.shares[0]))
+
+
+@pytest.mark.parametrize("kind", codes.KINDS)
+def test_the_automatic_step_is_that_of_the_pooled_loss_whatever_the_code_weighs(kind):
+    tables = {"data": {"source": "synthetic", "shards": 9, "n_samples": 600}, "objective": {"kind": "least_squares"}}
+    exact = Simulation(configured(placement={"kind": kind, "replication": 3}, **tables), 9)
+    assert np.abs(exact.layout.encoding_weights).std() > 0.1
+    curvature = objectives.curvature(
+        lambda v: exact.problem.objective.hessian_product(np.zeros(51), exact.problem.pooled_rows(), v), 51
+    )
+    assert exact.step_size(0) == pytest.approx(1.0 / curvature, rel=1e-5)

@@ -160,6 +160,8 @@ def test_a_slow_rank_finishes_few_gradients_and_holds_nobody_up(
     assert len(master) == n_rounds + 1  # a step a round, and the goodbye
     # Had a round waited for it, it would have finished a gradient. In sgc the first does, to learn what is usual.
     assert ranks[slow]["gradients"] <= n_rounds // 5
+    # Nor does it go on with what is of no more use: a gradient lasts twenty rounds.
+    assert ranks[slow]["late_gradients"] >= n_rounds // 10
     used = master[:-1, 1] != NONE if slow == 0 else counted(outcome, slow)
     assert used.sum() <= n_rounds // 5
     gap = outcome.history[-1]["loss"] - outcome.loss_optimum
