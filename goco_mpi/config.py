@@ -18,7 +18,7 @@ from typing import Any, TypeVar, get_type_hints
 import msgspec
 
 from goco_mpi.core import encoding, gossip, mixing, objectives, placement, stragglers, topology
-from goco_mpi.core.methods import METHODS
+from goco_mpi.core.methods import METHODS, SOLVERS
 from goco_mpi.core.methods.table_newton import TABLE_NEWTON
 from goco_mpi.errors import InputError, check_one_of, check_range
 from goco_mpi.schema import DeadlineConfig, PlacementConfig, RunConfig, Section, StepConfig, StopConfig
@@ -206,6 +206,8 @@ def _check(config: RunConfig) -> None:
     check_one_of("method.weights", config.method.weights, encoding.KINDS)
     if config.method.mixing is not None:
         check_one_of("method.mixing", config.method.mixing, gossip.RULES)
+    if config.method.solver is not None:
+        check_one_of("method.solver", config.method.solver, SOLVERS)
     check_range("method.max_age", config.method.max_age, 0, 2**31)
     check_one_of("step.kind", step.kind, STEPS)
     _check_positive("step.scale", step.scale)
@@ -285,7 +287,7 @@ def _resolve(config: RunConfig) -> RunConfig:
     if not method.coded or placement_section.kind == "uncoded":
         placement_section = PlacementConfig(kind="uncoded", replication=1)
     if method.exchange == "allreduce":
-        section = replace(section, late="wait")
+        section = replace(section, late="wait", solver=section.solver or "descent")
     if section.late == "wait":
         deadline = replace(deadline, compute_s=math.inf, gossip_s=math.inf)
     config = replace(config, method=section, placement=placement_section, step=step, deadline=deadline)
@@ -311,6 +313,7 @@ def _check_pairings(config: RunConfig) -> None:
             f"method.late = 'partial' is not sound with method.kind = '{kind}', which remembers whole gradients: "
             "a part would take the place of the whole. Use 'memory' or 'discard'."
         )
+    _check_solver(config)
     if method is TABLE_NEWTON and config.topology.kind != "complete":
         raise InputError(
             f"method.kind = '{kind}' needs topology.kind = 'complete': a rank hears of another's gradient only from "
@@ -320,6 +323,27 @@ def _check_pairings(config: RunConfig) -> None:
         raise InputError(
             f"stop.gradient_norm does not go with method.kind = '{kind}': it is read off steps along the gradient, and "
             f"these are not. Got {config.stop.gradient_norm:g}. Use stop.target_loss."
+        )
+
+
+def _check_solver(config: RunConfig) -> None:
+    """Refuse what does not go with a way to use the mean gradient."""
+    solver, step, stop = config.method.solver, config.step, config.stop
+    if solver is not None and METHODS[config.method.kind].exchange != "allreduce":
+        raise InputError(
+            "method.solver says what is made of an allreduce's mean gradient, and "
+            f"method.kind = '{config.method.kind}' has none. Got {solver!r}. Leave it out, or use "
+            "method.kind = 'allreduce'."
+        )
+    if solver in ("cg", "lbfgs") and (step.kind != "auto" or step.size is not None or step.tau is not None):
+        raise InputError(
+            f"method.solver = '{solver}' finds the length of its steps itself: step.kind, step.size and step.tau have "
+            "no part in it. Leave them out, or use method.solver = 'descent' or 'nesterov'."
+        )
+    if solver not in (None, "descent") and stop.gradient_norm is not None:
+        raise InputError(
+            f"stop.gradient_norm does not go with method.solver = '{solver}': it is read off steps along the gradient, "
+            f"and these are not. Got {stop.gradient_norm:g}. Use stop.target_loss."
         )
 
 

@@ -89,6 +89,9 @@ class MethodConfig(Section, frozen=True):
     """What is done about late neighbours: stale (their older vector is mixed) | fold (they are left out) | symmetric
     (a pair mixes both or neither; needs gossip_s = inf) | running (sums, of which nothing is lost). Default: as the
     method has it."""
+    solver: str | None = None
+    """allreduce: what is made of the mean gradient: descent (the default) | nesterov | cg | lbfgs. cg and lbfgs find
+    their steps themselves: [step] does not apply."""
     max_age: int = 20
     """stale: rounds after which a neighbour's vector is no longer used."""
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from goco_mpi.core import metrics, objectives
 from goco_mpi.core.simulate import Observe, simulate
-from goco_mpi.experiment import lay_out, load_problem, step_schedule
+from goco_mpi.experiment import lay_out, load_problem, step_schedule, synchronous_curvature
 from goco_mpi.record import Outcome
 from goco_mpi.schema import RunConfig
 
@@ -41,9 +41,9 @@ class Simulation:
         self._synchronous = self.layout.method.exchange == "allreduce"
         self._shares = [self.problem.share(self.layout, worker) for worker in range(n_workers)]
         automatic = config.step.kind == "auto"
-        self.step_size = step_schedule(config, self._curvature() if automatic else np.nan)
+        self.step_size = step_schedule(config, *(self._curvature() if automatic else (np.nan, None)))
 
-    def _curvature(self) -> float:
+    def _curvature(self) -> tuple[float, float | None]:
         objective = self.problem.objective
         start = np.zeros(objective.n_params)
 
@@ -51,8 +51,14 @@ class Simulation:
             return objectives.curvature(lambda v: objective.hessian_product(start, rows, v), objective.n_params)
 
         if self._synchronous:
-            return largest(self.problem.pooled_rows())
-        return max(largest(share.coded) for share in self._shares)
+            pooled = self.problem.pooled_rows()
+            return synchronous_curvature(
+                self.config,
+                lambda v: objective.hessian_product(start, pooled, v),
+                objective.n_params,
+                objective.quadratic,
+            )
+        return max(largest(share.coded) for share in self._shares), None
 
     def run(self, observe: Observe) -> Array:
         """Simulate the rounds; see `goco_mpi.core.simulate.simulate`."""
@@ -66,6 +72,8 @@ class Simulation:
             rule=str(self.config.method.mixing),
             max_age=self.config.method.max_age,
             late=self.config.method.late,
+            solver=self.config.method.solver or "descent",
+            momentum=self.step_size.momentum,
             observe=observe,
         )
 
@@ -108,6 +116,7 @@ def simulate_experiment(
         ranks=[{"rank": worker, "rounds": config.rounds} for worker in range(n_workers)],
         stacked_params=stacked_params,
         step_size=simulation.step_size(0),
+        momentum=simulation.step_size.momentum,
         wall_s=None,
         loss_optimum=problem.optimum() if config.record.optimum else None,
     )

@@ -13,7 +13,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from goco_mpi.core.shares import Share
-from goco_mpi.core.stacked import STEPS, Links, StackedRunningSums
+from goco_mpi.core.stacked import SOLVERS, STEPS, Links, StackedRunningSums, Step
 from goco_mpi.core.stragglers import StragglerModel
 from goco_mpi.errors import divergence
 
@@ -32,6 +32,8 @@ def simulate(
     rule: str = "stale",
     max_age: int = 0,
     late: str = "discard",
+    solver: str = "descent",
+    momentum: float | None = None,
     observe: Observe = lambda round_, stacked_params: True,
 ) -> Array:
     """Run ``n_rounds`` rounds from zero and return all workers' parameters.
@@ -46,7 +48,7 @@ def simulate(
     mixing_matrix : csr_array of shape (n_workers, n_workers) or None
         W; None where there are no edges.
     method : str
-        A key of ``STEPS``.
+        A key of ``STEPS``, or 'allreduce'.
     rule : {'stale', 'fold', 'symmetric', 'running'}
         What is done about lost messages.
     max_age : int
@@ -54,6 +56,10 @@ def simulate(
     late : {'discard', 'partial', 'memory', 'wait'}
         What a straggler's step is taken with: nothing, the shards it finished, its last whole
         gradient; or everyone waits and there are no stragglers.
+    solver : str
+        A key of ``SOLVERS``, for the method 'allreduce'.
+    momentum : float, optional
+        Of accelerated descent, where it is known.
     observe : callable (round, X) -> bool
         Called before every round and once after the last; a False ends the run. X must not be kept.
 
@@ -75,12 +81,18 @@ def simulate(
     g = np.zeros_like(x)
     matrix = sp.eye_array(n_workers, format="csr") if mixing_matrix is None else mixing_matrix
     links = Links(matrix, stragglers, rule, max_age)
-    step = (StackedRunningSums if rule == "running" else STEPS[method])(x, links, shares)
+    step: Step
+    if method == "allreduce":
+        step = SOLVERS[solver](x, shares, momentum)
+    else:
+        step = (StackedRunningSums if rule == "running" else STEPS[method])(x, links, shares)
     for t in range(n_rounds):
         if not observe(t, step.x):
             return step.x
         finished = np.ones(n_workers, dtype=bool)
         for i, share in enumerate(shares):
+            if not step.needs_gradient:
+                continue
             weights = step.weights(i, t)
             if weights is not None:
                 share = share.reweighted(weights)

@@ -210,7 +210,7 @@ class RoundLoop:
         self._stopping.start(self.params)
         diverged = False
         while not (self._over() or diverged):
-            gradient = self._compute()
+            gradient = self._compute() if self._method.needs_gradient(self._state) else None
             if self._over():
                 break
             self._gossip(gradient)

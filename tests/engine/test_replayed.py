@@ -131,6 +131,19 @@ def test_other_methods(session: Session, method: dict[str, Any]) -> None:
     run_and_replay(session, experiment(session.size, method=method, stragglers={**SLOW, "factor": 3.0}))
 
 
+LEAST_SQUARES = {"data": {"source": "diabetes", "partition": "in_order"}, "objective": {"kind": "least_squares"}}
+
+
+@pytest.mark.mpi(min_size=1)
+@pytest.mark.parametrize("problem", [{}, LEAST_SQUARES], ids=["logistic", "least squares"])
+@pytest.mark.parametrize("solver", ["nesterov", "cg", "lbfgs"])
+def test_what_is_made_of_an_allreduce(session: Session, solver: str, problem: dict[str, Any]) -> None:
+    method = {"kind": "allreduce", "solver": solver}
+    step = {"tau": None}  # these find the length of their steps themselves
+    config = experiment(session.size, **problem, method=method, step=step, stragglers={**SLOW, "factor": 3.0})
+    run_and_replay(session, config)
+
+
 @pytest.mark.mpi(min_size=1)
 @pytest.mark.parametrize("stragglers", [SLOW, {**DELAYS, "link_p": 0.3}], ids=["slow", "delays and lost links"])
 @pytest.mark.parametrize("late", ["discard", "memory"])

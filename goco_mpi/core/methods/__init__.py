@@ -8,6 +8,9 @@ into a message; the exchange happens (MPI in ``engine``, a matrix product in ``s
 from typing import Any
 
 from goco_mpi.core.methods.allreduce import ALLREDUCE
+from goco_mpi.core.methods.allreduce_cg import CONJUGATE_GRADIENTS
+from goco_mpi.core.methods.allreduce_lbfgs import LBFGS
+from goco_mpi.core.methods.allreduce_nesterov import NESTEROV
 from goco_mpi.core.methods.base import Encoding, Gradient, Method, Place, State
 from goco_mpi.core.methods.dgd import DGD
 from goco_mpi.core.methods.exact_diffusion import EXACT_DIFFUSION
@@ -19,4 +22,12 @@ METHODS: dict[str, Method[Any]] = {
     method.name: method for method in (GOCO, PUSH_PULL, EXACT_DIFFUSION, TABLE_NEWTON, DGD, ALLREDUCE)
 }
 
-__all__ = ["METHODS", "Encoding", "Gradient", "Method", "Place", "State"]
+SOLVERS: dict[str, Method[Any]] = {
+    "descent": ALLREDUCE,
+    "nesterov": NESTEROV,
+    "cg": CONJUGATE_GRADIENTS,
+    "lbfgs": LBFGS,
+}
+"""What ``method.solver`` makes of ``method.kind = 'allreduce'``."""
+
+__all__ = ["METHODS", "SOLVERS", "Encoding", "Gradient", "Method", "Place", "State"]

@@ -44,6 +44,8 @@ class Place:
         nobody's lateness is made up for.
     held : ndarray of shape (n_workers, n_held), bool
         Which of the shards held here each worker holds too; all true in this worker's row.
+    momentum : float or None
+        For `goco_mpi.core.methods.allreduce_nesterov`, where the curvatures of the loss tell it.
     """
 
     worker: int
@@ -52,6 +54,7 @@ class Place:
     share: Share
     weight: float
     held: NDArray[np.bool_]
+    momentum: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +119,10 @@ class Method(ABC, Generic[S]):
     @abstractmethod
     def start(self, params: Array, place: Place) -> S:
         """Return a worker's first state."""
+
+    def needs_gradient(self, state: S) -> bool:
+        """Tell whether the next round has a use for a gradient; where it has none, none is computed."""
+        return True
 
     def encoding(self, state: S) -> Encoding | None:
         """Return the weights for a gradient that begins now; None: those of the worker's share."""

@@ -7,7 +7,12 @@ of shape (n_workers, n_params), gossip is a sparse matrix product, lateness is a
 from collections.abc import Callable, Sequence
 
 from goco_mpi.core.shares import Share
-from goco_mpi.core.stacked.allreduce import StackedAllreduce
+from goco_mpi.core.stacked.allreduce import (
+    StackedDescentOnMean,
+    StackedLbfgs,
+    StackedNesterov,
+    stacked_conjugate_gradients,
+)
 from goco_mpi.core.stacked.base import Array, Links, Step
 from goco_mpi.core.stacked.exact_diffusion import StackedExactDiffusion
 from goco_mpi.core.stacked.goco import StackedDescent
@@ -21,7 +26,14 @@ STEPS: dict[str, Callable[[Array, Links, Sequence[Share]], Step]] = {
     "exact_diffusion": StackedExactDiffusion,
     "table_newton": StackedNewton,
     "dgd": StackedDescent,
-    "allreduce": StackedAllreduce,
 }
 
-__all__ = ["STEPS", "Links", "StackedRunningSums", "Step"]
+SOLVERS: dict[str, Callable[[Array, Sequence[Share], float | None], Step]] = {
+    "descent": StackedDescentOnMean,
+    "nesterov": StackedNesterov,
+    "cg": stacked_conjugate_gradients,
+    "lbfgs": StackedLbfgs,
+}
+"""Those of the method 'allreduce'."""
+
+__all__ = ["SOLVERS", "STEPS", "Links", "StackedRunningSums", "Step"]
