@@ -18,7 +18,7 @@ from typing import Any, TypeVar, get_type_hints
 import msgspec
 
 from goco_mpi.core import encoding, gossip, mixing, objectives, placement, stragglers, topology
-from goco_mpi.core.methods import METHODS, SOLVERS
+from goco_mpi.core.methods import METHODS, PRECONDITIONED, SOLVERS
 from goco_mpi.core.methods.table_newton import TABLE_NEWTON
 from goco_mpi.errors import InputError, check_one_of, check_range
 from goco_mpi.schema import DeadlineConfig, PlacementConfig, RunConfig, Section, StepConfig, StopConfig
@@ -27,6 +27,7 @@ BUNDLED = ("digits", "breast_cancer", "diabetes")
 PARTITIONS = ("iid", "by_label", "in_order")
 FORMATS = ("auto", "svmlight", "npz", "npy")
 STEPS = ("constant", "decreasing", "auto")
+PRECONDITIONERS = ("none", "local")
 LATE_POLICIES = ("discard", "partial", "memory", "wait")
 
 
@@ -208,6 +209,8 @@ def _check(config: RunConfig) -> None:
         check_one_of("method.mixing", config.method.mixing, gossip.RULES)
     if config.method.solver is not None:
         check_one_of("method.solver", config.method.solver, SOLVERS)
+    if config.method.preconditioner is not None:
+        check_one_of("method.preconditioner", config.method.preconditioner, PRECONDITIONERS)
     check_range("method.max_age", config.method.max_age, 0, 2**31)
     check_one_of("step.kind", step.kind, STEPS)
     _check_positive("step.scale", step.scale)
@@ -287,7 +290,8 @@ def _resolve(config: RunConfig) -> RunConfig:
     if not method.coded or placement_section.kind == "uncoded":
         placement_section = PlacementConfig(kind="uncoded", replication=1)
     if method.exchange == "allreduce":
-        section = replace(section, late="wait", solver=section.solver or "descent")
+        solver, preconditioner = section.solver or "descent", section.preconditioner or "none"
+        section = replace(section, late="wait", solver=solver, preconditioner=preconditioner)
     if section.late == "wait":
         deadline = replace(deadline, compute_s=math.inf, gossip_s=math.inf)
     config = replace(config, method=section, placement=placement_section, step=step, deadline=deadline)
@@ -329,11 +333,20 @@ def _check_pairings(config: RunConfig) -> None:
 def _check_solver(config: RunConfig) -> None:
     """Refuse what does not go with a way to use the mean gradient."""
     solver, step, stop = config.method.solver, config.step, config.stop
-    if solver is not None and METHODS[config.method.kind].exchange != "allreduce":
+    for key in ("solver", "preconditioner"):
+        value = getattr(config.method, key)
+        if value is not None and METHODS[config.method.kind].exchange != "allreduce":
+            raise InputError(
+                f"method.{key} is about what is made of an allreduce's mean gradient, and "
+                f"method.kind = '{config.method.kind}' has none. Got {value!r}. Leave it out, or use "
+                "method.kind = 'allreduce'."
+            )
+    if config.method.preconditioner == "local" and (
+        solver not in PRECONDITIONED or config.objective.kind != objectives.LeastSquares.name
+    ):
         raise InputError(
-            "method.solver says what is made of an allreduce's mean gradient, and "
-            f"method.kind = '{config.method.kind}' has none. Got {solver!r}. Leave it out, or use "
-            "method.kind = 'allreduce'."
+            "method.preconditioner = 'local' needs method.solver = 'cg' and objective.kind = 'least_squares', whose "
+            f"Hessians can be factored once. Got {solver!r} and {config.objective.kind!r}. Leave it out."
         )
     if solver in ("cg", "lbfgs") and (step.kind != "auto" or step.size is not None or step.tau is not None):
         raise InputError(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from goco_mpi.core import encoding, gossip, mixing, objectives, optimum, placement, schedules, topology
 from goco_mpi.core.gossip import Mixing
-from goco_mpi.core.methods import METHODS, SOLVERS, Method, Place
+from goco_mpi.core.methods import METHODS, PRECONDITIONED, SOLVERS, Method, Place
 from goco_mpi.core.methods.allreduce_nesterov import momentum as best_momentum
 from goco_mpi.core.methods.running_sums import RUNNING_SUMS
 from goco_mpi.core.objectives import Objective, WeightedRows
@@ -123,7 +123,10 @@ def lay_out(config: RunConfig, n_workers: int) -> Layout:
 def _method(config: RunConfig) -> Method[Any]:
     if config.method.mixing == "running":
         return RUNNING_SUMS
-    return METHODS[config.method.kind] if config.method.solver is None else SOLVERS[config.method.solver]
+    solver = config.method.solver
+    if solver is None:
+        return METHODS[config.method.kind]
+    return (PRECONDITIONED if config.method.preconditioner == "local" else SOLVERS)[solver]
 
 
 def _topology(config: RunConfig, n_workers: int) -> Topology:

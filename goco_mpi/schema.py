@@ -92,6 +92,9 @@ class MethodConfig(Section, frozen=True):
     solver: str | None = None
     """allreduce: what is made of the mean gradient: descent (the default) | nesterov | cg | lbfgs. cg and lbfgs find
     their steps themselves: [step] does not apply."""
+    preconditioner: str | None = None
+    """allreduce with solver = "cg" on least squares: none (the default) | local (the mean of the ranks' own inverse
+    Hessians, factored once)."""
     max_age: int = 20
     """stale: rounds after which a neighbour's vector is no longer used."""
 

@@ -72,7 +72,8 @@ class Simulation:
             rule=str(self.config.method.mixing),
             max_age=self.config.method.max_age,
             late=self.config.method.late,
-            solver=self.config.method.solver or "descent",
+            solver=("preconditioned_" if self.config.method.preconditioner == "local" else "")
+            + (self.config.method.solver or "descent"),
             momentum=self.step_size.momentum,
             observe=observe,
         )

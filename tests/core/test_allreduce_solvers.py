@@ -9,7 +9,7 @@ from goco_mpi.config import parse_config, to_dict
 from goco_mpi.core import objectives, optimum
 from goco_mpi.core.events import NONE, Events
 from goco_mpi.core.gossip import Mixing, Received
-from goco_mpi.core.methods import METHODS, SOLVERS, Gradient, Place, allreduce_cg, allreduce_lbfgs
+from goco_mpi.core.methods import METHODS, PRECONDITIONED, SOLVERS, Gradient, Place, allreduce_cg, allreduce_lbfgs
 from goco_mpi.core.methods.allreduce_nesterov import momentum
 from goco_mpi.core.objectives import WeightedRows
 from goco_mpi.core.replay import replay_allreduce
@@ -20,6 +20,8 @@ from goco_mpi.errors import InputError
 from goco_mpi.experiment import lay_out, load_problem, synchronous_curvature
 from goco_mpi.simulation import simulate_experiment
 
+EVERY = {**SOLVERS, "preconditioned_cg": PRECONDITIONED["cg"]}
+QUADRATIC_ALONE = "preconditioned_cg"
 HELD = np.ones((1, 0), dtype=bool)
 NO_MIXING = Mixing(np.empty(0), 0)
 GAPS = (1e-3, 1e-6, 1e-10)
@@ -82,12 +84,32 @@ BUNDLED = {
 }
 
 
+def unequal(problem):
+    """Give the first worker's rows to the second: one holds nothing, and one twice as much as others."""
+    n = len(problem.shares)
+    first, second = problem.shares[0].coded, problem.shares[1].coded
+    nothing = first.part(slice(0, 0), 0.0)
+    both = WeightedRows(
+        np.vstack([first.features, second.features]),
+        np.concatenate([first.targets, second.targets]),
+        np.concatenate([first.weights, second.weights]),
+        first.l2_weight + second.l2_weight,
+    )
+    sizes = [first.n_rows, second.n_rows]
+    problem.shares[0] = ModelShare(problem.objective, nothing, nothing, [], np.empty(0), nothing)
+    problem.shares[1] = ModelShare(problem.objective, both, both, sizes, np.ones(2), both)
+    assert [share.weight for share in problem.shares] == [0.0, 2.0] + [1.0] * (n - 2)
+    return problem
+
+
 def run(problem, solver, n_rounds, step_size=None, beta=None, turned=False):
     """Return everybody's parameters before every round and after the last, shape (n_rounds + 1, n_params)."""
-    method, n = SOLVERS[solver], len(problem.shares)
+    method, n = EVERY[solver], len(problem.shares)
     start = np.zeros(problem.objective.n_params)
     step_size = 1.0 / problem.largest if step_size is None else step_size
-    states = [method.start(start, Place(i, n, (), share, 1.0, HELD, beta)) for i, share in enumerate(problem.shares)]
+    states = [
+        method.start(start, Place(i, n, (), share, share.weight, HELD, beta)) for i, share in enumerate(problem.shares)
+    ]
     found = [start]
     out = np.empty((n, method.message_size(start.size)))
     for t in range(n_rounds):
@@ -120,7 +142,7 @@ def rounds_to(problem, points):
 
 def best_of(problem, solver):
     """Return the step size and momentum that a run finds by itself."""
-    config = parse_config({"method": {"kind": "allreduce", "solver": solver}})
+    config = parse_config({"method": {"kind": "allreduce", "solver": solver.removeprefix("preconditioned_")}})
     start = np.zeros(problem.objective.n_params)
 
     def product(v):
@@ -145,6 +167,54 @@ def test_rounds_on_a_condition_number_of_100_with_nothing_tuned(solver, most, se
     found = rounds_to(problem, run(problem, solver, most[-1], step_size, beta))
     assert None not in found
     assert all(rounds <= limit for rounds, limit in zip(found, most, strict=True)), found
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("cond", [1e2, 1e4])
+def test_rounds_preconditioned_by_the_workers_own_hessians(cond, seed):
+    # 4, 6 and 10 without the first round, which goes to the mean of the workers' minima.
+    problem = Problem(cond=cond, seed=seed)
+    points = run(problem, "preconditioned_cg", 12, best_of(problem, "cg")[0])
+    found = rounds_to(problem, points)
+    assert all(rounds <= limit for rounds, limit in zip(found, (1, 5, 7), strict=True)), found
+    # Every other round is without a gradient.
+    minima = [np.linalg.solve(share.hessian(points[0]), share.gradient(points[0])) for share in problem.shares]
+    np.testing.assert_allclose(points[1], -np.mean(minima, axis=0), rtol=1e-10)
+    np.testing.assert_array_equal(points[2], points[1])
+    assert (points[3] != points[2]).all()
+
+
+def test_a_preconditioned_round_has_no_use_for_a_gradient_and_one_vector():
+    problem = Problem(n_workers=3, n=60, n_params=8, cond=10.0)
+    method, share = EVERY[QUADRATIC_ALONE], problem.shares[0]
+    state = method.start(np.zeros(8), Place(0, 3, (), share, 1.0, HELD))
+    out, asked, rng = np.empty(method.message_size(8)), [], np.random.default_rng(0)
+    assert out.shape == (8,)
+    for t in range(6):
+        asked.append(method.needs_gradient(state))
+        gradient = Gradient(rng.standard_normal(8), state.params.copy()) if asked[-1] else None
+        method.send(state, gradient, 0.1, t, out)
+        if t == 0:
+            np.testing.assert_allclose(share.hessian(np.zeros(8)) @ out, gradient.vector, rtol=1e-10)
+        elif t == 2:
+            np.testing.assert_allclose(share.hessian(np.zeros(8)) @ out, state.gradient, rtol=1e-10)
+        elif asked[-1]:
+            np.testing.assert_array_equal(out, gradient.vector)
+        method.advance(state, problem.hessian @ state.params + np.ones(8) if t % 2 else out.copy(), 0.1)
+    assert asked == [True, True, False, True, False, True]
+
+
+def test_preconditioned_gradients_rest_at_the_optimum_without_any_work():
+    problem = Problem(n_workers=3, n=200, n_params=8, cond=10.0)
+    points = run(problem, QUADRATIC_ALONE, 40)
+    np.testing.assert_array_equal(points[-20:], np.tile(points[-1], (20, 1)))
+    np.testing.assert_allclose(points[-1], problem.best, rtol=0, atol=1e-13 * np.abs(problem.best).max() * 10)
+
+
+def test_few_rows_a_worker_cost_rounds_and_no_accuracy():
+    problem = unequal(Problem(n_workers=4, n=15, n_params=20))
+    points = run(problem, QUADRATIC_ALONE, 60)
+    assert rounds_to(problem, points)[-1] is not None
 
 
 @pytest.mark.parametrize("cond", [1e2, 1e4, 1e6])
@@ -305,10 +375,18 @@ def test_a_gradient_far_above_the_smallest_sends_conjugate_gradients_back():
 # Against the stacked arrays, and replayed ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
-@pytest.mark.parametrize("kind", ["least squares", *BUNDLED])
+@pytest.mark.parametrize(
+    ("kind", "solver"),
+    [(kind, solver) for kind in ("least squares", *BUNDLED) for solver in SOLVERS]
+    + [("least squares", QUADRATIC_ALONE), ("few rows", QUADRATIC_ALONE), ("unequal", QUADRATIC_ALONE)],
+)
 def test_the_solvers_take_the_same_rounds_as_on_stacked_arrays(kind, solver):
-    problem = Problem(n_workers=3, n=60, n_params=12, cond=30.0) if kind == "least squares" else BUNDLED[kind]()
+    if kind in BUNDLED:
+        problem = BUNDLED[kind]()
+    else:
+        problem = Problem(n_workers=3, n=14 if kind == "few rows" else 60, n_params=12, cond=30.0)
+    if kind == "unequal":
+        problem = unequal(problem)
     step_size, beta = best_of(problem, solver)
     expected = []
     end = simulate(
@@ -331,13 +409,15 @@ def test_the_solvers_take_the_same_rounds_as_on_stacked_arrays(kind, solver):
     assert np.abs(points).max() > 0.1
 
 
-@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize("solver", EVERY)
 def test_a_replayed_run_ends_where_the_rounds_do(solver):
     problem = Problem(n_workers=3, n=60, n_params=12, cond=30.0)
     step_size, beta = best_of(problem, solver)
-    places = [Place(i, 3, (), share, 1.0, HELD, beta) for i, share in enumerate(problem.shares)]
+    places = [Place(i, 3, (), share, share.weight, HELD, beta) for i, share in enumerate(problem.shares)]
     table = np.array([[t, t] for t in range(9)] + [[9, NONE]], dtype=np.int32)
-    found = replay_allreduce(SOLVERS[solver], places, lambda t: step_size, [Events(table, 0)] * 3, np.zeros(12))
+    if solver == QUADRATIC_ALONE:
+        table[[2, 4, 6, 8], 1] = NONE
+    found = replay_allreduce(EVERY[solver], places, lambda t: step_size, [Events(table, 0)] * 3, np.zeros(12))
     np.testing.assert_array_equal(found, np.tile(run(problem, solver, 9, step_size, beta)[-1], (3, 1)))
 
 
@@ -352,6 +432,15 @@ def test_descent_is_what_an_allreduce_is_for_unless_told_otherwise():
         assert lay_out(config, 3).method is method
         assert parse_config(to_dict(config)) == config
     assert METHODS["allreduce"] is SOLVERS["descent"]
+    method = {"kind": "allreduce", "solver": "cg", "preconditioner": "local"}
+    config = parse_config({"method": method, "objective": {"kind": "least_squares"}})
+    assert lay_out(config, 3).method is PRECONDITIONED["cg"]
+    assert parse_config(to_dict(config)) == config
+
+
+def test_a_loss_that_is_not_quadratic_cannot_be_preconditioned_once_for_all():
+    with pytest.raises(InputError, match="needs a loss whose Hessian is the same everywhere"):
+        run(BUNDLED["logistic"](), QUADRATIC_ALONE, 1)
 
 
 @pytest.mark.parametrize(

@@ -115,6 +115,16 @@ def test_every_way_to_use_the_mean_gradient(solver: str, problem: str) -> None:
         assert_equals_simulation({**raw, "rounds": rounds})
 
 
+@pytest.mark.mpi(min_size=1)
+def test_preconditioned_conjugate_gradients() -> None:
+    with Session() as session:
+        size = session.size
+    method = {"kind": "allreduce", "solver": "cg", "preconditioner": "local"}
+    for rounds in (4, 5, 25):
+        raw = experiment(size, **PROBLEMS["least squares"], method=method)
+        assert_equals_simulation({**raw, "rounds": rounds})
+
+
 RULES = [
     ("push_pull", "fold"),
     ("push_pull", "stale"),

@@ -11,6 +11,7 @@ from goco_mpi.core.methods.allreduce import ALLREDUCE
 from goco_mpi.core.methods.allreduce_cg import CONJUGATE_GRADIENTS
 from goco_mpi.core.methods.allreduce_lbfgs import LBFGS
 from goco_mpi.core.methods.allreduce_nesterov import NESTEROV
+from goco_mpi.core.methods.allreduce_pcg import PRECONDITIONED_GRADIENTS
 from goco_mpi.core.methods.base import Encoding, Gradient, Method, Place, State
 from goco_mpi.core.methods.dgd import DGD
 from goco_mpi.core.methods.exact_diffusion import EXACT_DIFFUSION
@@ -30,4 +31,7 @@ SOLVERS: dict[str, Method[Any]] = {
 }
 """What ``method.solver`` makes of ``method.kind = 'allreduce'``."""
 
-__all__ = ["METHODS", "SOLVERS", "Encoding", "Gradient", "Method", "Place", "State"]
+PRECONDITIONED: dict[str, Method[Any]] = {"cg": PRECONDITIONED_GRADIENTS}
+"""The solvers that ``method.preconditioner = 'local'`` goes with."""
+
+__all__ = ["METHODS", "PRECONDITIONED", "SOLVERS", "Encoding", "Gradient", "Method", "Place", "State"]

@@ -113,24 +113,32 @@ class ConjugateGradients(Allreduce[ConjugateState]):
             return
         if not state.quadratic and _set_back(state, mean, step_size):
             return
-        difference, t = mean - state.gradient, state.length
-        along = float(state.direction @ difference)
-        rounding = float(np.linalg.norm(state.direction)) * largest_gradient(state.base, state.first_norm, step_size)
-        if along <= ROUNDING * rounding:  # too flat to see: further on
-            state.length *= LONGEST
-            state.params = state.base + state.length * state.direction
+        if not to_minimum(state, mean, step_size):
             return
-        a = -t * float(state.gradient @ state.direction) / along
-        if not state.quadratic:
-            a = min(max(a, SHORTEST * t), LONGEST * t)
-        state.directions.add(state.direction, difference / t, along / t)
-        state.base = state.base + a * state.direction
-        state.gradient = state.gradient + (a / t) * difference
         state.direction = state.directions.conjugate(-state.gradient, -np.inf if state.quadratic else 0.0)
-        state.length, state.last_length = max(a, state.last_length), a
         if float(state.direction @ state.gradient) >= 0.0:
             state.direction = -state.gradient
         _try(state, step_size)
+
+
+def to_minimum(state: ConjugateState, mean: Array, step_size: float) -> bool:
+    """Go to the minimum along the direction, by the gradient at the trial; False where that was not far enough."""
+    assert state.gradient is not None
+    difference, t = mean - state.gradient, state.length
+    along = float(state.direction @ difference)
+    rounding = float(np.linalg.norm(state.direction)) * largest_gradient(state.base, state.first_norm, step_size)
+    if along <= ROUNDING * rounding:  # too flat to see
+        state.length *= LONGEST
+        state.params = state.base + state.length * state.direction
+        return False
+    a = -t * float(state.gradient @ state.direction) / along
+    if not state.quadratic:
+        a = min(max(a, SHORTEST * t), LONGEST * t)
+    state.directions.add(state.direction, difference / t, along / t)
+    state.base = state.base + a * state.direction
+    state.gradient = state.gradient + (a / t) * difference
+    state.length, state.last_length = max(a, state.last_length), a
+    return True
 
 
 def _begin(state: ConjugateState, step_size: float) -> None:

@@ -11,6 +11,7 @@ from goco_mpi.core.stacked.allreduce import (
     StackedDescentOnMean,
     StackedLbfgs,
     StackedNesterov,
+    StackedPreconditioned,
     stacked_conjugate_gradients,
 )
 from goco_mpi.core.stacked.base import Array, Links, Step
@@ -33,6 +34,7 @@ SOLVERS: dict[str, Callable[[Array, Sequence[Share], float | None], Step]] = {
     "nesterov": StackedNesterov,
     "cg": stacked_conjugate_gradients,
     "lbfgs": StackedLbfgs,
+    "preconditioned_cg": StackedPreconditioned,
 }
 """Those of the method 'allreduce'."""
 

@@ -87,27 +87,83 @@ class StackedKrylov(OnMean):
         super().__init__(x, shares, momentum)
         self.points: list[Array] = []
         self.gradients: list[Array] = []
-        self.base, self.direction = x[0], np.zeros_like(x[0])
+        self.base: Array = x[0]
+        self.direction = np.zeros_like(x[0])
         self.lengths: list[float] = []
 
     def follow(self, at: Array, mean: Array, eta: float) -> Array:
         """Go to the minimum, and along the next direction."""
+        gradient = self.to_minimum(at, mean)
+        self.direction = self.conjugate(-gradient)
+        trial = max(self.lengths[-2:], default=eta)
+        if self.stops(gradient, self.base, eta):
+            return self.base
+        return np.asarray(self.base + trial * self.direction)
+
+    def to_minimum(self, at: Array, mean: Array) -> Array:
+        """Go to the minimum over all points measured, this one included; return the gradient there."""
         self.points.append(at)
         self.gradients.append(mean)
-        base, gradient, direction, trial = at, mean, -mean, eta
-        if len(self.points) > 1:
-            s, y = np.diff(self.points, axis=0), np.diff(self.gradients, axis=0)
-            lengths = np.linalg.norm(s, axis=1)[:, None]
-            s, y = s / lengths, y / lengths
-            gram = s @ y.T
-            gram = 0.5 * (gram + gram.T)
-            c = np.linalg.solve(gram, -s @ mean)
-            base, gradient = at + c @ s, mean + c @ y
-            direction = -gradient - np.linalg.solve(gram, y @ -gradient) @ s
-            self.lengths.append(float(np.linalg.norm(base - self.base) / np.linalg.norm(self.direction)))
-            trial = max(self.lengths[-2:])
-        self.base, self.direction = base, direction
-        return base if self.stops(gradient, base, eta) else base + trial * direction
+        before, self.base = self.base, at
+        if len(self.points) == 1:
+            return mean
+        s, y, gram = self._steps()
+        c = np.linalg.solve(gram, -s @ mean)
+        self.base = at + c @ s
+        self.lengths.append(float(np.linalg.norm(self.base - before) / np.linalg.norm(self.direction)))
+        return np.asarray(mean + c @ y)
+
+    def conjugate(self, vector: Array) -> Array:
+        """Return what of ``vector`` is conjugate to all steps so far."""
+        if len(self.points) == 1:
+            return vector
+        s, y, gram = self._steps()
+        return np.asarray(vector - np.linalg.solve(gram, y @ vector) @ s)
+
+    def _steps(self) -> tuple[Array, Array, Array]:
+        s, y = np.diff(self.points, axis=0), np.diff(self.gradients, axis=0)
+        lengths = np.linalg.norm(s, axis=1)[:, None]
+        s, y = s / lengths, y / lengths
+        return s, y, 0.5 * (s @ y.T + y @ s.T)
+
+
+class StackedPreconditioned(StackedKrylov):
+    """The same with directions from the mean of the inverse Hessians, by explicit inverses.
+
+    Round 0 goes to the mean of the minima, round 1 measures there; then even rounds find a direction, odd ones measure.
+    """
+
+    def __init__(self, x: Array, shares: Sequence[Share], momentum: float | None) -> None:
+        super().__init__(x, shares, momentum)
+        self.inverses: list[Array] = []
+        for share in shares:
+            if share.weight == 0.0:
+                self.inverses.append(np.zeros((x.shape[1], x.shape[1])))
+                continue
+            h = share.hessian(x[0]) / share.weight
+            c = min(max(share.n_params / share.n_rows - 0.25, 0.0), 1.0) if share.n_rows else 0.0
+            self.inverses.append(np.asarray(np.linalg.inv(h + c * np.diag(np.diag(h))), dtype=np.float64))
+        self.inverse = sum(s.weight * p for s, p in zip(shares, self.inverses, strict=True)) / len(shares)
+        self.gradient = np.zeros_like(x[0])
+
+    def advance(self, g: Array, finished: Finished, eta: float, t: int) -> None:
+        """Go on by one round."""
+        if self.rests:
+            return
+        if t == 0:
+            step = np.mean([p @ row for p, row in zip(self.inverses, g, strict=True)], axis=0)
+            at = self.x[0] - step
+        elif t % 2:
+            if t == 1:
+                self.size = float(np.linalg.norm(g.mean(axis=0)))
+            self.gradient = self.to_minimum(self.x[0], g.mean(axis=0))
+            at = self.base
+            self.stops(self.gradient, at, eta)
+        else:
+            self.direction = self.conjugate(-self.inverse @ self.gradient)
+            at = self.base + max(self.lengths[-2:], default=1.0) * self.direction
+        self.needs_gradient = t % 2 == 0 and not self.rests
+        self.x = np.tile(at, (len(self.x), 1))
 
 
 class StackedNonlinear(OnMean):
