@@ -6,6 +6,7 @@ Both the engine and the simulator start from here; all of it is data and pure fu
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,10 @@ from numpy.typing import NDArray
 from goco_mpi.core import codes, encoding, gossip, mixing, objectives, optimum, placement, schedules, topology
 from goco_mpi.core.codes import Code
 from goco_mpi.core.gossip import Mixing
-from goco_mpi.core.methods import METHODS, Method, Place
+from goco_mpi.core.methods import METHODS, PRECONDITIONED, SOLVERS, Method, Place
+from goco_mpi.core.methods.allreduce_nesterov import momentum as best_momentum
+from goco_mpi.core.methods.central import Central
+from goco_mpi.core.methods.master_cg import MASTER_CG
 from goco_mpi.core.methods.running_sums import RUNNING_SUMS
 from goco_mpi.core.objectives import Objective, WeightedRows
 from goco_mpi.core.placement import Placement
@@ -61,11 +65,12 @@ class Layout:
     method: Method[Any]
     code: Code | None = None
 
-    def place(self, worker: int, share: Share) -> Place:
-        """Return where a worker stands, for its method."""
+    def place(self, worker: int, share: Share, momentum: float | None = None) -> Place:
+        """Return where a worker stands, for its method; ``momentum`` as the step schedule has it."""
         weight = float(self.encoding_weights[worker].sum()) * self.n_workers / self.placement.n_shards
         held = self.placement.held[:, self.placement.shards_of(worker)]
-        return Place(worker, self.n_workers, self.topology.neighbors(worker), share, weight, held, self.code)
+        neighbors = self.topology.neighbors(worker)
+        return Place(worker, self.n_workers, neighbors, share, weight, held, momentum, self.code)
 
     def mixing(self, worker: int) -> Mixing:
         """Return a worker's weights of its neighbours, under the rule of the config."""
@@ -126,10 +131,8 @@ def lay_out(config: RunConfig, n_workers: int) -> Layout:
         completion_rates = stragglers.completion_rates()
     elif config.method.late == "partial":
         completion_rates = stragglers.completion_rates(holders.load)
-    method = METHODS[config.method.kind]
-    if config.method.solver is not None:
-        method = method.using(config.method.solver)
-    code = codes.build(config.placement.kind, holders, config.seed) if method.exact else None
+    exact = METHODS[config.method.kind].exact
+    code = codes.build(config.placement.kind, holders, config.seed) if exact else None
     return Layout(
         config=config,
         n_workers=n_workers,
@@ -138,7 +141,7 @@ def lay_out(config: RunConfig, n_workers: int) -> Layout:
         placement=holders,
         encoding_weights=code.encoding if code else encoding.build(config.method.weights, holders, completion_rates),
         stragglers=stragglers,
-        method=RUNNING_SUMS if config.method.mixing == "running" else method,
+        method=_method(config),
         code=code,
     )
 
@@ -151,6 +154,17 @@ def _abandons(config: RunConfig) -> bool:
     if deadline.compute_s == "auto":
         return slow.factor > deadline.compute_factor
     return slow.work_s * slow.factor > float(deadline.compute_s)
+
+
+def _method(config: RunConfig) -> Method[Any]:
+    if config.method.mixing == "running":
+        return RUNNING_SUMS
+    method, solver, local = METHODS[config.method.kind], config.method.solver, config.method.preconditioner == "local"
+    if solver is None:
+        return method
+    if isinstance(method, Central):
+        return method.using(MASTER_CG if local else SOLVERS[solver])
+    return (PRECONDITIONED if local else SOLVERS)[solver]
 
 
 def _topology(config: RunConfig, n_workers: int) -> Topology:
@@ -252,12 +266,46 @@ def load_problem(config: RunConfig) -> Problem:
     )
 
 
-def step_schedule(config: RunConfig, curvature: float) -> StepSchedule:
-    """Return the step sizes of ``config``; ``curvature`` serves ``step.kind = 'auto'``."""
+def synchronous_curvature(
+    config: RunConfig, hessian_product: Callable[[Array], Array], n_params: int, quadratic: bool
+) -> tuple[float, float | None]:
+    """Return the curvature whose inverse is the best step of ``method.solver``, and the best momentum.
+
+    Where the loss is quadratic both follow from its extreme curvatures mu and L: descent goes best with 2 / (L + mu),
+    and here with no mu below L / 10, lest the steepest component takes for ever to die out.
+
+    Parameters
+    ----------
+    config : RunConfig
+    hessian_product : callable (ndarray of shape (n_params,)) -> ndarray of shape (n_params,)
+        The Hessian of F at the start.
+    n_params : int
+    quadratic : bool
+        Whether it is the same everywhere.
+
+    References
+    ----------
+    Nesterov, "Lectures on convex optimization", 2018, theorems 2.1.15 and 2.2.3.
+    """
+    solver = config.method.solver
+    # With sgc's noise the shorter steps, and momentum that begins anew, are the better ones.
+    if not quadratic or config.method.kind == "sgc" or solver not in ("descent", "nesterov"):
+        return objectives.curvature(hessian_product, n_params), None
+    smallest, largest = objectives.extreme_curvatures(hessian_product, n_params)
+    if solver == "descent":
+        return (largest + max(smallest, 0.1 * largest)) / 2.0, None
+    plain = config.step.scale == 1.0 and config.step.tau is None and smallest > 0.0
+    return largest, best_momentum(largest / smallest) if plain else None
+
+
+def step_schedule(config: RunConfig, curvature: float, momentum: float | None = None) -> StepSchedule:
+    """Return the step sizes of ``config``; ``curvature`` and ``momentum`` serve ``step.kind = 'auto'``."""
     step = config.step
     if step.kind == "auto":
+        if config.method.solver in ("cg", "lbfgs") and curvature == 0.0:
+            curvature = 1.0  # they will find out
         if not curvature > 0.0:
             raise InputError("step.kind = 'auto' needs a loss with curvature, and this has none: give step.size.")
-        return StepSchedule(schedules.from_curvature(curvature, step.scale), step.tau)
+        return StepSchedule(schedules.from_curvature(curvature, step.scale), step.tau, momentum)
     assert step.size is not None  # the config refuses the other kinds without it
     return StepSchedule(step.size, step.tau if step.kind == "decreasing" else None)

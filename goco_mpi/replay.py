@@ -68,7 +68,8 @@ def replay(run: RunRecord) -> Replay:
     config = parse_config(run.run["config"])
     if len(tables) != len(recorded):
         raise RunError(f"{str(run.path)!r} has events of {len(tables)} ranks, and parameters of {len(recorded)}.")
-    found = _parameters(config, tables, run.run["result"]["step_size"])
+    result = run.run["result"]
+    found = _parameters(config, tables, _recorded_schedule(config, result["step_size"], result.get("momentum")))
     if found.shape != recorded.shape:
         raise RunError(f"The data of {str(run.path)!r} are no longer those of its run: they have another shape.")
     scale = np.abs(recorded).max(axis=1)
@@ -76,18 +77,18 @@ def replay(run: RunRecord) -> Replay:
     return Replay(differences, sum(len(table) - 1 for table in tables))
 
 
-def _parameters(config: RunConfig, tables: list[NDArray[np.int32]], step_size: float) -> Array:
+def _parameters(config: RunConfig, tables: list[NDArray[np.int32]], schedule: StepSchedule) -> Array:
     n_workers = len(tables)
     layout, problem = lay_out(config, n_workers), load_problem(config)
     shares = [problem.share(layout, worker) for worker in range(n_workers)]
     start = np.zeros(problem.objective.n_params)
-    schedule = _recorded_schedule(config, step_size)
+    places = [layout.place(worker, share, schedule.momentum) for worker, share in enumerate(shares)]
     if layout.method.exchange == "allreduce":
-        return replay_allreduce(shares, schedule, [Events(table, 0) for table in tables], start)
+        return replay_allreduce(layout.method, places, schedule, [Events(table, 0) for table in tables], start)
     topology = layout.topology
     return replay_gossip(
         layout.method,
-        [layout.place(worker, share) for worker, share in enumerate(shares)],
+        places,
         [layout.mixing(worker) for worker in range(n_workers)],
         schedule,
         [Events(table, len(topology.neighbors(worker))) for worker, table in enumerate(tables)],
@@ -95,6 +96,6 @@ def _parameters(config: RunConfig, tables: list[NDArray[np.int32]], step_size: f
     )
 
 
-def _recorded_schedule(config: RunConfig, step_size: float) -> StepSchedule:
-    """Return the step sizes that the run had, an automatic first one as recorded."""
-    return dataclasses.replace(step_schedule(config, 1.0), size=step_size)
+def _recorded_schedule(config: RunConfig, step_size: float, momentum: float | None) -> StepSchedule:
+    """Return the step sizes that the run had, an automatic first one and a momentum as recorded."""
+    return dataclasses.replace(step_schedule(config, 1.0), size=step_size, momentum=momentum)

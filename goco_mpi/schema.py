@@ -90,10 +90,14 @@ class MethodConfig(Section, frozen=True):
     """What is done about late neighbours: stale (their older vector is mixed) | fold (they are left out) | symmetric
     (a pair mixes both or neither; needs gossip_s = inf) | running (sums, of which nothing is lost). Default: as the
     method has it."""
+    solver: str | None = None
+    """allreduce, gradient_coding, sgc (the first two): what is made of the mean gradient: descent (the default)
+    | nesterov | cg | lbfgs. cg and lbfgs find their steps themselves: [step] does not apply."""
+    preconditioner: str | None = None
+    """solver = "cg" on least squares: none (allreduce's default) | local (the mean of the ranks' own inverse Hessians,
+    factored once; with a master, the default, of rank 0's alone)."""
     max_age: int = 20
     """stale: rounds after which a neighbour's vector is no longer used."""
-    solver: str | None = None
-    """gradient_coding, sgc: descent (default) | nesterov | cg (gradient_coding on least squares)."""
 
 
 class StepConfig(Section, frozen=True):

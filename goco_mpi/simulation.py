@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from goco_mpi.core import metrics, objectives
 from goco_mpi.core.simulate import Observe, simulate
-from goco_mpi.experiment import lay_out, load_problem, step_schedule
+from goco_mpi.experiment import lay_out, load_problem, step_schedule, synchronous_curvature
 from goco_mpi.record import Outcome
 from goco_mpi.schema import RunConfig
 
@@ -40,25 +40,30 @@ class Simulation:
         self.problem = load_problem(config)
         self._shares = [self.problem.share(self.layout, worker) for worker in range(n_workers)]
         automatic = config.step.kind == "auto"
-        self.step_size = step_schedule(config, self._curvature() if automatic else np.nan)
+        self.step_size = step_schedule(config, *(self._curvature() if automatic else (np.nan, None)))
 
-    def _curvature(self) -> float:
+    def _curvature(self) -> tuple[float, float | None]:
         objective = self.problem.objective
         start = np.zeros(objective.n_params)
 
         def largest(rows: objectives.WeightedRows) -> float:
             return objectives.curvature(lambda v: objective.hessian_product(start, rows, v), objective.n_params)
 
-        if self.layout.method.exchange == "allreduce":
-            return largest(self.problem.pooled_rows())
-        if self.layout.method.exchange == "central":
+        if self.layout.method.exchange != "gossip":
             decoded = [self.layout.decoded(worker, share) for worker, share in enumerate(self._shares)]
 
             def mean(v: Array) -> Array:
                 return np.asarray(np.mean([share.hessian_product(start, v) for share in decoded], axis=0))
 
-            return objectives.curvature(mean, objective.n_params)
-        return max(largest(share.coded) for share in self._shares)
+            return synchronous_curvature(self.config, mean, objective.n_params, objective.quadratic)
+        return max(largest(share.coded) for share in self._shares), None
+
+    @property
+    def _solver(self) -> str:
+        section = self.config.method
+        if section.preconditioner == "local":
+            return "master_cg" if self.layout.method.exchange == "central" else "preconditioned_cg"
+        return section.solver or "descent"
 
     def run(self, observe: Observe) -> Array:
         """Simulate the rounds; see `goco_mpi.core.simulate.simulate`."""
@@ -72,7 +77,8 @@ class Simulation:
             rule=str(self.config.method.mixing),
             max_age=self.config.method.max_age,
             late=self.config.method.late,
-            solver=str(self.config.method.solver),
+            solver=self._solver,
+            momentum=self.step_size.momentum,
             code=None if self.layout.code is None else self.layout.code.encoding,
             observe=observe,
         )
@@ -116,6 +122,7 @@ def simulate_experiment(
         ranks=[{"rank": worker, "rounds": config.rounds} for worker in range(n_workers)],
         stacked_params=stacked_params,
         step_size=simulation.step_size(0),
+        momentum=simulation.step_size.momentum,
         wall_s=None,
         loss_optimum=problem.optimum() if config.record.optimum else None,
     )

@@ -13,7 +13,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from goco_mpi.core.shares import Share
-from goco_mpi.core.stacked import CENTRAL, STEPS, Links, StackedCentral, StackedRunningSums, Step
+from goco_mpi.core.stacked import CENTRAL, SOLVERS, STEPS, Links, StackedCentral, StackedRunningSums, Step
 from goco_mpi.core.stragglers import StragglerModel
 from goco_mpi.errors import divergence
 
@@ -33,6 +33,7 @@ def simulate(
     max_age: int = 0,
     late: str = "discard",
     solver: str = "descent",
+    momentum: float | None = None,
     code: Array | None = None,
     observe: Observe = lambda round_, stacked_params: True,
 ) -> Array:
@@ -48,7 +49,7 @@ def simulate(
     mixing_matrix : csr_array of shape (n_workers, n_workers) or None
         W; None where there are no edges.
     method : str
-        A key of ``STEPS``, or one of ``CENTRAL``.
+        A key of ``STEPS``, 'allreduce', or one of ``CENTRAL``.
     rule : {'stale', 'fold', 'symmetric', 'running'}
         What is done about lost messages.
     max_age : int
@@ -56,8 +57,10 @@ def simulate(
     late : {'discard', 'partial', 'memory', 'wait'}
         What a straggler's step is taken with: nothing, the shards it finished, its last whole
         gradient; or everyone waits and there are no stragglers.
-    solver : {'descent', 'nesterov', 'cg'}
-        What a master minimises with.
+    solver : str
+        A key of ``SOLVERS``, for 'allreduce' and those of ``CENTRAL``.
+    momentum : float, optional
+        Of accelerated descent, where it is known.
     code : ndarray of shape (n_workers, n_shards), optional
         Exact encoding weights that a master decodes.
     observe : callable (round, X) -> bool
@@ -83,7 +86,9 @@ def simulate(
     links = Links(matrix, stragglers, rule, max_age)
     step: Step
     if method in CENTRAL:
-        step = StackedCentral(x, shares, solver, code)
+        step = StackedCentral(x, shares, SOLVERS[solver], momentum, code)
+    elif method == "allreduce":
+        step = SOLVERS[solver](x, shares, momentum)
     else:
         step = (StackedRunningSums if rule == "running" else STEPS[method])(x, links, shares)
     for t in range(n_rounds):
@@ -91,6 +96,8 @@ def simulate(
             return step.x
         finished = np.ones(n_workers, dtype=bool)
         for i, share in enumerate(shares):
+            if not step.needs_gradient:
+                continue
             weights = step.weights(i, t)
             if weights is not None:
                 share = share.reweighted(weights)

@@ -211,7 +211,7 @@ class RoundLoop:
         diverged = False
         while not (self._over() or diverged):
             self._exchange.begin(self.round, self.counts.rounds, self.params)
-            gradient = self._compute()
+            gradient = self._compute() if self._method.needs_gradient(self._state) else None
             if self._over():
                 break
             self._gossip(gradient)

@@ -28,7 +28,7 @@ from goco_mpi.engine.runner import RoundLoop, Snapshots, Timeline
 from goco_mpi.engine.session import THREADS, Session
 from goco_mpi.engine.stopping import Stopping
 from goco_mpi.errors import InputError, divergence
-from goco_mpi.experiment import Layout, Problem, lay_out, load_problem, step_schedule
+from goco_mpi.experiment import Layout, Problem, lay_out, load_problem, step_schedule, synchronous_curvature
 from goco_mpi.record import Outcome
 from goco_mpi.schema import RunConfig
 
@@ -114,8 +114,8 @@ def descend(
         As `train`.
     """
     config, late = layout.config, layout.config.method.late
-    curvature = _curvature(session, layout, share, start) if config.step.kind == "auto" else math.nan
-    schedule = step_schedule(config, curvature)
+    automatic = config.step.kind == "auto"
+    schedule = step_schedule(config, *(_curvature(session, layout, share, start) if automatic else (math.nan, None)))
     exchange = _exchange(session, layout, layout.method.message_size(share.n_params))
     snapshots = Snapshots(config.record.every)
     stopping = Stopping(config.stop, exchange, share.loss, callback)
@@ -127,7 +127,7 @@ def descend(
         loop = RoundLoop(
             work=GradientWork(session.rank, share, layout.stragglers, late),
             method=layout.method,
-            place=layout.place(session.rank, share),
+            place=layout.place(session.rank, share, schedule.momentum),
             mixing=layout.mixing(session.rank),
             exchange=exchange,
             step_size=schedule,
@@ -160,6 +160,7 @@ def descend(
         ranks=ranks,
         stacked_params=np.stack(stacked_params),
         step_size=schedule(0),
+        momentum=schedule.momentum,
         wall_s=max(row["wall_s"] for row in ranks),
         loss_optimum=None,
         stopped_by=stopped_by,
@@ -212,8 +213,8 @@ def _distribute(session: Session, layout: Layout) -> tuple[Share, Problem | None
     return problem.share(layout, 0), problem if layout.config.record.optimum else None
 
 
-def _curvature(session: Session, layout: Layout, share: Share, start: Array) -> float:
-    """Return the curvature at the start that decides the automatic step. Collective.
+def _curvature(session: Session, layout: Layout, share: Share, start: Array) -> tuple[float, float | None]:
+    """Return the curvature at the start that decides the automatic step, and the best momentum. Collective.
 
     Gossip is stable when every worker's own step is: the largest of their curvatures decides.
     Synchronous descent and a master see only their mean.
@@ -229,9 +230,9 @@ def _curvature(session: Session, layout: Layout, share: Share, start: Array) -> 
         return total / session.size
 
     if layout.method.exchange != "gossip":
-        return objectives.curvature(mean, share.n_params)
+        return synchronous_curvature(layout.config, mean, share.n_params, share.quadratic)
     mine = objectives.curvature(local, share.n_params)
-    return float(session.comm.allreduce(mine, MPI.MAX))
+    return float(session.comm.allreduce(mine, MPI.MAX)), None
 
 
 def _compute_deadline(layout: Layout) -> Deadline:

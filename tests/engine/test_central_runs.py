@@ -41,6 +41,7 @@ CASES = [
     ("gradient_coding", "descent", "cyclic", LOGISTIC),
     ("gradient_coding", "nesterov", "fractional_repetition", LOGISTIC),
     ("gradient_coding", "cg", "cyclic", LEAST_SQUARES),
+    ("gradient_coding", "lbfgs", "cyclic", LOGISTIC),
     ("sgc", "descent", "pairwise_balanced", LEAST_SQUARES),
     ("sgc", "nesterov", "cyclic", LOGISTIC),
 ]

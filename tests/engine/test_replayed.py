@@ -131,6 +131,36 @@ def test_other_methods(session: Session, method: dict[str, Any]) -> None:
     run_and_replay(session, experiment(session.size, method=method, stragglers={**SLOW, "factor": 3.0}))
 
 
+LEAST_SQUARES = {"data": {"source": "diabetes", "partition": "in_order"}, "objective": {"kind": "least_squares"}}
+
+
+@pytest.mark.mpi(min_size=1)
+@pytest.mark.parametrize("problem", [{}, LEAST_SQUARES], ids=["logistic", "least squares"])
+@pytest.mark.parametrize("solver", ["nesterov", "cg", "lbfgs"])
+def test_what_is_made_of_an_allreduce(session: Session, solver: str, problem: dict[str, Any]) -> None:
+    method = {"kind": "allreduce", "solver": solver}
+    step = {"tau": None}  # these find the length of their steps themselves
+    config = experiment(session.size, **problem, method=method, step=step, stragglers={**SLOW, "factor": 3.0})
+    outcome = run_and_replay(session, config)
+    if outcome is not None:
+        for row in outcome.ranks:
+            assert row["gradients"] == row["messages_sent"] == 60
+
+
+@pytest.mark.mpi(min_size=1)
+def test_a_preconditioned_allreduce_with_every_other_round_without_a_gradient(session: Session) -> None:
+    method = {"kind": "allreduce", "solver": "cg", "preconditioner": "local"}
+    config = experiment(session.size, **LEAST_SQUARES, rounds=9, method=method, step={"tau": None}, stragglers=SLOW)
+    outcome = run_and_replay(session, config)
+    if outcome is not None:
+        assert outcome.events is not None
+        for row, table in zip(outcome.ranks, outcome.events, strict=True):
+            assert row["messages_sent"] == 9
+            assert row["gradients"] == (table[:, 1] != NONE).sum() <= 6  # it may be done before the end
+            # One rank alone is at the minimum after the first round, and finds out in the second.
+            assert (table[:4, 1] == [0, 1, NONE, 3 if session.size > 1 else NONE]).all()
+
+
 @pytest.mark.mpi(min_size=1)
 @pytest.mark.parametrize("stragglers", [SLOW, {**DELAYS, "link_p": 0.3}], ids=["slow", "delays and lost links"])
 @pytest.mark.parametrize("late", ["discard", "memory"])

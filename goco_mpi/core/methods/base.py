@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Generic, Literal, Self, TypeVar
+from typing import ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +45,8 @@ class Place:
         nobody's lateness is made up for.
     held : ndarray of shape (n_workers, n_held), bool
         Which of the shards held here each worker holds too; all true in this worker's row.
+    momentum : float or None
+        For `goco_mpi.core.methods.allreduce_nesterov`, where the curvatures of the loss tell it.
     code : Code, optional
         How gradients are decoded, for methods that are exact.
     """
@@ -55,6 +57,7 @@ class Place:
     share: Share
     weight: float
     held: NDArray[np.bool_]
+    momentum: float | None = None
     code: Code | None = None
 
 
@@ -109,7 +112,7 @@ class Method(ABC, Generic[S]):
     mixings : tuple of str
         Mixing rules that are sound with it, the default first.
     solvers : tuple of str
-        What may minimise with its gradients, the default first; empty where that is the method itself.
+        What a master may minimise with, the default first; see `goco_mpi.core.methods.central`.
     """
 
     name: ClassVar[str]
@@ -120,10 +123,6 @@ class Method(ABC, Generic[S]):
     mixings: ClassVar[tuple[str, ...]] = ("stale", "fold", "symmetric", "running")
     solvers: ClassVar[tuple[str, ...]] = ()
 
-    def using(self, solver: str) -> Self:
-        """Return the method with the solver of that name, one of ``solvers``."""
-        raise NotImplementedError(f"{self.name} has no solvers")
-
     def message_size(self, n_params: int) -> int:
         """Return the numbers in a message; here one vector."""
         return n_params
@@ -131,6 +130,10 @@ class Method(ABC, Generic[S]):
     @abstractmethod
     def start(self, params: Array, place: Place) -> S:
         """Return a worker's first state."""
+
+    def needs_gradient(self, state: S) -> bool:
+        """Tell whether the next round has a use for a gradient; where it has none, none is computed."""
+        return True
 
     def encoding(self, state: S) -> Encoding | None:
         """Return the weights for a gradient that begins now; None: those of the worker's share."""

@@ -5,7 +5,7 @@
 
 A message is a number and a vector: whether the sender's gradient is finished, and the coded gradient or x. A gradient
 counts in the round of its x alone. The master's message of a step is the x before it: a worker that has heard it is
-where the master was. Only the master minimises; see `goco_mpi.core.solvers`.
+where the master was. Only the master minimises; its solver is one of an allreduce's, told the decoded mean.
 """
 
 from __future__ import annotations
@@ -13,17 +13,14 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from goco_mpi.core.gossip import Mixing, Received
+from goco_mpi.core.methods.allreduce import ALLREDUCE, Allreduce
 from goco_mpi.core.methods.base import Array, Gradient, Method, Place, State
-from goco_mpi.core.methods.table_newton import Scaling, trust
-from goco_mpi.core.shares import Share
-from goco_mpi.core.solvers import Solver, build
-from goco_mpi.errors import InputError
 
 MASTER = 0
 
@@ -41,10 +38,10 @@ def has_gradient(message: Array) -> bool:
 
 @dataclass
 class CentralState(State):
-    """The place, and on the master the solver and its own gradient of the round."""
+    """The place, and on the master the solver's state and its own gradient of the round."""
 
     place: Place
-    solver: Solver | None
+    solver: State | None
     own: Gradient | None = None
 
 
@@ -53,18 +50,18 @@ class Central(Method[CentralState]):
 
     Parameters
     ----------
-    solver : str, optional
-        A name in ``solvers``; the first where none is given.
+    solver : Allreduce
+        What the master makes of the mean gradient.
     """
 
     exchange = "central"
     mixings = ()
 
-    def __init__(self, solver: str | None = None) -> None:
-        self.solver = solver or self.solvers[0]
+    def __init__(self, solver: Allreduce[Any] = ALLREDUCE) -> None:
+        self.solver = solver
 
-    def using(self, solver: str) -> Self:
-        """Return the method with a solver of that name."""
+    def using(self, solver: Allreduce[Any]) -> Self:
+        """Return the method with another solver."""
         return type(self)(solver)
 
     def message_size(self, n_params: int) -> int:
@@ -72,30 +69,9 @@ class Central(Method[CentralState]):
         return 1 + n_params
 
     def start(self, params: Array, place: Place) -> CentralState:
-        """Return a state at ``params``; the master's prepares its solver.
-
-        Raises
-        ------
-        InputError
-            If the solver needs a quadratic loss, and this is none.
-        """
-        solver = None
-        if place.worker == MASTER:
-            preconditioner = self._preconditioner(place.share, params) if self.solver == "cg" else None
-            solver = build(self.solver, params, preconditioner.solve if preconditioner else lambda r: r)
+        """Return a state at ``params``."""
+        solver = self.solver.start(params, place) if place.worker == MASTER else None
         return CentralState(params.copy(), place, solver)
-
-    def _preconditioner(self, share: Share, params: Array) -> Scaling | None:
-        """Return the mean Hessian of the shards held, factorised, to stand for that of all; None without shards."""
-        if not share.quadratic:
-            raise InputError(
-                "method.solver = 'cg' needs a loss with the same Hessian everywhere: objective.kind = 'least_squares'. "
-                "For others use method.solver = 'nesterov'."
-            )
-        if share.n_shards == 0:
-            return None
-        alike = share.reweighted(np.full(share.n_shards, 1.0 / share.n_shards))
-        return Scaling(alike.hessian(params), trust(share))
 
     def send(self, state: CentralState, gradient: Gradient | None, step_size: float, round_: int, out: Array) -> None:
         """Send x from the master, and the gradient from the others."""
@@ -127,8 +103,8 @@ class Central(Method[CentralState]):
         if weights is not None:
             terms = zip(weights[finished].tolist(), gradients, strict=True)
             total = sum((weight * gradient for weight, gradient in terms), start=np.zeros_like(state.params))
-            state.solver.advance(total / state.place.n_workers, step_size)
-            np.copyto(state.params, state.solver.point)
+            self.solver.advance(state.solver, total / state.place.n_workers, step_size)
+            np.copyto(state.params, state.solver.params)
 
     @abstractmethod
     def weights(self, place: Place, finished: NDArray[np.bool_]) -> Array | None:

@@ -3,9 +3,8 @@
     g_i = (N/M) sum_{k held by i} B_ik grad f_k(x)         B: an exact code, `goco_mpi.core.codes`
     grad F = (1/N) sum_{i finished} a_i g_i                a' B = (1, ..., 1)
 
-With every shard on d workers nobody waits for the d - 1 slowest. The gradient is exact, so that the
-solver may be any: descent, Nesterov's, or conjugate gradients, whose preconditioner is the Hessian of the
-master's own shards.
+With every shard on d workers nobody waits for the d - 1 slowest. The gradient is exact, so that the solver may be any
+of an allreduce's, or `goco_mpi.core.methods.master_cg`.
 
 References
 ----------
@@ -27,7 +26,7 @@ class GradientCoding(Central):
 
     name = "gradient_coding"
     exact = True
-    solvers = ("descent", "nesterov", "cg")
+    solvers = ("descent", "nesterov", "cg", "lbfgs")
 
     def weights(self, place: Place, finished: NDArray[np.bool_]) -> Array | None:
         """Return the decoding vector; None where the gradient is not determined."""

@@ -18,6 +18,8 @@ class Step(ABC):
     """One method on stacked arrays; ``x`` has the shape (n_workers, n_params)."""
 
     x: Array
+    needs_gradient: bool = True
+    """Whether the next round has a use for gradients."""
 
     def weights(self, worker: int, t: int) -> Array | None:
         """Return what (N/M) a_ik a worker's gradient of this round is taken with; None: its share's own."""

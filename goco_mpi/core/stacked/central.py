@@ -1,16 +1,16 @@
-"""A master's decoding and solvers: the oracle for `goco_mpi.core.methods.central`, its methods, and `core.solvers`.
+"""A master's decoding: the oracle for `goco_mpi.core.methods.central`, its methods, and its conjugate gradients.
 
-Decoding is by elimination whatever the code, and conjugate gradients have the pooled Hessian itself.
+Decoding is by a pseudo-inverse whatever the code; P is inverted by elimination.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from goco_mpi.core.shares import Share
+from goco_mpi.core.stacked.allreduce import OnMean
 from goco_mpi.core.stacked.base import Array, Finished, Step
 
 
@@ -21,35 +21,33 @@ class StackedCentral(Step):
     ----------
     x : ndarray of shape (n_workers, n_params)
     shares : sequence of Share, length n_workers
-    solver : {'descent', 'nesterov', 'cg'}
+    solver : callable (x, shares, momentum) -> Step
+        What is made of the mean gradient.
+    momentum : float or None
     code : ndarray of shape (n_workers, n_shards) or None
         Exact encoding weights B; None where gradients are only averaged.
     """
 
-    def __init__(self, x: Array, shares: Sequence[Share], solver: str, code: Array | None) -> None:
+    def __init__(
+        self,
+        x: Array,
+        shares: Sequence[Share],
+        solver: Callable[[Array, Sequence[Share], float | None], Step],
+        momentum: float | None,
+        code: Array | None,
+    ) -> None:
         self.x = x.copy()
-        self.solver = solver
         self.code = code
-        self.y = self.x_before = self.x_now = x[0].copy()
-        self.theta: float = 1.0
-        self.d: Array | None = None
-        self.s = 1.0
-        if solver == "cg":
-            assert code is not None
-            self.h, self.p = _hessians(shares, code, x[0])
+        self.solver = solver(self.x, shares, momentum)
+        self.n_advanced = 0
 
     def advance(self, g: Array, finished: Finished, eta: float, t: int) -> None:
         """Go on by one round."""
         gradient = self._combine(g, finished)
-        if gradient is None:
-            return
-        if self.solver == "descent":
-            self.y = self.y - eta * gradient
-        elif self.solver == "nesterov":
-            self._accelerate(gradient, eta)
-        else:
-            self._conjugate(gradient)
-        self.x = np.tile(self.y, (len(self.x), 1))
+        if gradient is not None:
+            self.solver.advance(np.tile(gradient, (len(g), 1)), np.ones_like(finished), eta, self.n_advanced)
+            self.x = self.solver.x
+            self.n_advanced += 1
 
     def _combine(self, g: Array, finished: Finished) -> Array | None:
         if not finished.any():
@@ -62,45 +60,43 @@ class StackedCentral(Step):
             return None
         return np.asarray(a @ g[finished] / len(g))
 
-    def _accelerate(self, gradient: Array, eta: float) -> None:
-        self.x_before, self.x_now = self.x_now, self.y - eta * gradient
-        if gradient @ (self.x_now - self.x_before) > 0.0:
-            self.theta = 1.0
-        theta_next = 0.5 + math.sqrt(0.25 + self.theta**2)
-        self.y = self.x_now + (self.theta - 1.0) / theta_next * (self.x_now - self.x_before)
-        self.theta = theta_next
 
-    def _conjugate(self, gradient: Array) -> None:
-        if self.d is None:
-            self.x_now, self.residual, self.s = self.y, gradient, 1.0
-            self._aim(-np.asarray(np.linalg.solve(self.p, gradient)))
-            return
-        # The gradient was taken a trial step further; what was meant is known from it and the Hessian.
-        self.residual = gradient - self.s * (self.h @ self.d)
-        rz = self.residual @ np.linalg.solve(self.p, self.residual)
-        curvature = self.d @ self.h @ self.d
-        alpha = float(rz / curvature)
-        residual = self.residual + alpha * (self.h @ self.d)
-        z = np.linalg.solve(self.p, residual)
-        beta = float(z @ (residual - self.residual) / rz) if rz else 0.0
-        self.x_now, self.residual, self.s = self.x_now + alpha * self.d, residual, alpha
-        self._aim(np.asarray(max(beta, 0.0) * self.d - z))
+class StackedMasterCg(OnMean):
+    """The recurrences of textbooks, with Hessian products that are told by two gradients at a distance of one step."""
 
-    def _aim(self, d: Array) -> None:
-        if self.s * np.linalg.norm(d) > 1e-13 * np.linalg.norm(self.x_now):
-            self.d, self.y = d, self.x_now + self.s * d
-        else:
-            self.d, self.y = None, self.x_now
+    def __init__(self, x: Array, shares: Sequence[Share], momentum: float | None) -> None:
+        super().__init__(x, shares, momentum)
+        self.p = _first_hessian(shares[0], x[0])
+        self.d: Array | None = None
+        self.s = 1.0
+        self.base: Array = x[0]
+        self.residual: Array = x[0]
+
+    def follow(self, at: Array, mean: Array, eta: float) -> Array:
+        """Go to the minimum along d, and on along the next."""
+        # The Hessian between x and y; the residual at y is the mean.
+        hd = None if self.d is None else (mean - self.residual) / self.s
+        if self.d is None or hd is None or self.d @ hd <= 0.0:
+            self.base, self.residual, self.s = at, mean, 1.0
+            return self._aim(-np.asarray(np.linalg.solve(self.p, mean)))
+        before = self.residual
+        z_before = np.linalg.solve(self.p, before)
+        self.s = float(before @ z_before / (self.d @ hd))
+        self.base, self.residual = self.base + self.s * self.d, before + self.s * hd
+        z = np.linalg.solve(self.p, self.residual)
+        beta = float((self.residual - before) @ z / (before @ z_before))
+        return self._aim(np.asarray(max(beta, 0.0) * self.d - z))
+
+    def _aim(self, d: Array) -> Array:
+        on = self.s * np.linalg.norm(d) > 1e-13 * np.linalg.norm(self.base)
+        self.d = d if on else None
+        return self.base + self.s * d if on else self.base
 
 
-def _hessians(shares: Sequence[Share], code: Array, x: Array) -> tuple[Array, Array]:
-    """Return the Hessian of F, and of the mean of the master's shards, with some of its diagonal where rows are few."""
-    held = code != 0.0
-    each = held / held.sum(axis=0) * len(code) / code.shape[1]
-    parts = [share.reweighted(each[i, held[i]]).hessian(x) for i, share in enumerate(shares) if share.n_shards]
-    first = shares[0]
-    if not first.n_shards:
-        return np.asarray(np.sum(parts, axis=0) / len(code)), np.eye(x.size)
-    p = first.reweighted(np.full(first.n_shards, 1.0 / first.n_shards)).hessian(x)
-    c = np.clip(first.n_params / first.n_rows - 0.25, 0.0, 1.0) if first.n_rows else 0.0
-    return np.asarray(np.sum(parts, axis=0) / len(code)), np.asarray(p + c * np.diag(np.diag(p)))
+def _first_hessian(share: Share, x: Array) -> Array:
+    """Return the mean Hessian of the master's shards, with some of its diagonal where rows are few."""
+    if not share.n_shards:
+        return np.eye(x.size)
+    h = share.reweighted(np.full(share.n_shards, 1.0 / share.n_shards)).hessian(x)
+    c = np.clip(share.n_params / share.n_rows - 0.25, 0.0, 1.0) if share.n_rows else 0.0
+    return np.asarray(h + c * np.diag(np.diag(h)))
