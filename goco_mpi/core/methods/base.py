@@ -102,6 +102,8 @@ class Method(ABC, Generic[S]):
         ``allreduce``: the mean over all workers, which waits for everyone.
     remembers : bool
         Whether a worker whose gradient is late goes on with its last one by itself.
+    sensitive : bool
+        Whether what rounding does may grow on the way, as it does where differences of gradients are divided.
     mixings : tuple of str
         Mixing rules that are sound with it, the default first.
     """
@@ -110,6 +112,7 @@ class Method(ABC, Generic[S]):
     coded: ClassVar[bool] = True
     exchange: ClassVar[Literal["gossip", "allreduce"]] = "gossip"
     remembers: ClassVar[bool] = False
+    sensitive: ClassVar[bool] = False
     mixings: ClassVar[tuple[str, ...]] = ("stale", "fold", "symmetric", "running")
 
     def message_size(self, n_params: int) -> int:
