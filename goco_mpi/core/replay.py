@@ -118,10 +118,12 @@ def replay_allreduce(
     step_size: Callable[[int], float],
     events: Sequence[Events],
     start: Array,
+    disturbed: bool = False,
 ) -> Array:
     """Return all workers' final parameters of a synchronous run; see `replay_gossip`.
 
-    In every round the mean of all workers' messages, and each worker's gradient at its present parameters.
+    In every round the mean of all workers' messages, and each worker's gradient at its present parameters. How the run
+    summed them is MPI's affair: ``disturbed`` adds what another order of summation might, to tell what becomes of it.
     """
     first = events[0].table
     for rank, found in enumerate(events):
@@ -143,9 +145,12 @@ def replay_allreduce(
             if point != NONE:
                 gradient = Gradient(place.share.gradient(state.params), state.params.copy())
             method.send(state, gradient, eta, round_, message)
-        mean = Received(messages.mean(axis=0), 0)
+        mean = messages.mean(axis=0)
+        if disturbed:
+            signs = 1.0 - 2.0 * ((np.arange(mean.size) + round_) % 2)
+            mean += signs * np.finfo(np.float64).eps * np.abs(messages).max(axis=0)
         for state, message in zip(states, messages, strict=True):
-            method.receive(state, message, [mean], nothing, eta)
+            method.receive(state, message, [Received(mean, 0)], nothing, eta)
     return np.stack([state.params for state in states])
 
 

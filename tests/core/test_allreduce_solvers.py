@@ -18,6 +18,7 @@ from goco_mpi.core.simulate import simulate
 from goco_mpi.core.stragglers import StragglerModel
 from goco_mpi.errors import InputError
 from goco_mpi.experiment import lay_out, load_problem, synchronous_curvature
+from goco_mpi.replay import Replay
 from goco_mpi.simulation import simulate_experiment
 
 EVERY = {**SOLVERS, "preconditioned_cg": PRECONDITIONED["cg"]}
@@ -118,7 +119,7 @@ def run(problem, solver, n_rounds, step_size=None, beta=None, turned=False):
             if method.needs_gradient(state):
                 gradient = Gradient(share.gradient(state.params), state.params.copy())
             method.send(state, gradient, step_size, t, message)
-        mean = (out[::-1] if turned else out).mean(axis=0)
+        mean = functools.reduce(np.add, out[::-1] if turned else out) / n
         for state, message in zip(states, out, strict=True):
             method.receive(state, message, [Received(mean.copy(), 0)], NO_MIXING, step_size)
         for state in states:
@@ -296,6 +297,29 @@ def test_rounding_does_not_grow_where_the_loss_is_quadratic():
         # The condition number times a few roundings is what the minimum itself is uncertain by.
         assert np.abs(one - other).max() < 1e-9 * np.abs(problem.best).max()
         assert np.abs(one[:30] - other[:30]).max() < 1e-12 * np.abs(problem.best).max()
+
+
+@pytest.mark.parametrize("solver", EVERY)
+def test_disturbed_sums_move_a_replay_a_little_and_more_where_rounding_grows(solver):
+    problem = Problem(n_workers=3, n=60, n_params=12, cond=1e4)
+    places = [Place(i, 3, (), share, share.weight, HELD) for i, share in enumerate(problem.shares)]
+    table = np.array([[t, t] for t in range(9)] + [[9, NONE]], dtype=np.int32)
+    if solver == QUADRATIC_ALONE:
+        table[[2, 4, 6, 8], 1] = NONE
+    method, step_size = EVERY[solver], 1.0 / problem.largest
+    one, other = (
+        replay_allreduce(method, places, lambda t: step_size, [Events(table, 0)] * 3, np.zeros(12), disturbed)
+        for disturbed in (False, True)
+    )
+    difference = np.abs(one - other).max() / np.abs(one).max()
+    assert 0.0 < difference < 1e-10
+    assert method.sensitive == (solver in ("cg", "lbfgs"))
+
+
+def test_a_replay_agrees_within_what_rounding_grew_to_and_never_by_more_than_a_thousandth():
+    for grown, tolerance in ((0.0, 1e-12), (1e-15, 1e-12), (1e-12, 1e-10), (1.0, 1e-3)):
+        assert Replay(np.array([0.99 * tolerance, 0.0]), 9, grown).agrees
+        assert not Replay(np.array([0.0, 1.01 * tolerance]), 9, grown).agrees
 
 
 # Parts -----------------------------------------------------------------------------------------------------------

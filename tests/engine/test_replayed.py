@@ -22,7 +22,7 @@ from goco_mpi.engine.train import train
 from goco_mpi.errors import RunError
 from goco_mpi.experiment import lay_out
 from goco_mpi.record import Outcome, read_run, write_run
-from goco_mpi.replay import TOLERANCE, replay
+from goco_mpi.replay import MOST, TOLERANCE, replay
 from goco_mpi.schema import RunConfig
 
 INF = math.inf
@@ -145,6 +145,30 @@ def test_what_is_made_of_an_allreduce(session: Session, solver: str, problem: di
     if outcome is not None:
         for row in outcome.ranks:
             assert row["gradients"] == row["messages_sent"] == 60
+
+
+@pytest.mark.mpi(min_size=1)
+@pytest.mark.parametrize("solver", ["cg", "lbfgs"])
+def test_a_run_in_which_rounding_grew_agrees_with_its_replay_within_that(session: Session, solver: str) -> None:
+    config = experiment(
+        session.size,
+        rounds=120,
+        data={"source": "digits", "standardize": False},
+        objective={"kind": "softmax", "l2": 1e-3},
+        method={"kind": "allreduce", "solver": solver},
+        step={"tau": None},
+    )
+    outcome = train(config, session)
+    if outcome is None:
+        return
+    with recorded(config, outcome) as out:
+        found = replay(read_run(out))
+    assert found.agrees
+    assert found.tolerance < MOST
+    altered = outcome.stacked_params.copy()
+    altered[-1] += 2.0 * found.tolerance * np.abs(altered).max()
+    with recorded(config, dataclasses.replace(outcome, stacked_params=altered)) as out:
+        assert not replay(read_run(out)).agrees
 
 
 @pytest.mark.mpi(min_size=1)

@@ -94,6 +94,8 @@ class ConjugateState(State):
 class ConjugateGradients(Allreduce[ConjugateState]):
     """See the module."""
 
+    sensitive = True
+
     def start(self, params: Array, place: Place) -> ConjugateState:
         """Return a state that knows of no gradient."""
         quadratic = place.share.quadratic

@@ -52,6 +52,8 @@ class LbfgsState(State):
 class Lbfgs(Allreduce[LbfgsState]):
     """See the module."""
 
+    sensitive = True
+
     def start(self, params: Array, place: Place) -> LbfgsState:
         """Return a state that knows of no gradient."""
         pairs: deque[tuple[Array, Array, float]] = deque(maxlen=n_remembered(params.size, PAIRS))

@@ -109,6 +109,8 @@ class Method(ABC, Generic[S]):
         ``central``: worker 0 is the master of the others (`goco_mpi.core.methods.central`).
     remembers : bool
         Whether a worker whose gradient is late goes on with its last one by itself.
+    sensitive : bool
+        Whether what rounding does may grow on the way, as it does where differences of gradients are divided.
     mixings : tuple of str
         Mixing rules that are sound with it, the default first.
     solvers : tuple of str
@@ -120,6 +122,7 @@ class Method(ABC, Generic[S]):
     exact: ClassVar[bool] = False
     exchange: ClassVar[Literal["gossip", "allreduce", "central"]] = "gossip"
     remembers: ClassVar[bool] = False
+    sensitive: ClassVar[bool] = False
     mixings: ClassVar[tuple[str, ...]] = ("stale", "fold", "symmetric", "running")
     solvers: ClassVar[tuple[str, ...]] = ()
 
