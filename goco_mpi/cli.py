@@ -272,7 +272,8 @@ def _replay(options: argparse.Namespace) -> int:
         worst = int(found.differences.argmax())
         print(
             f"{path}: {found.n_steps} steps of {len(found.differences)} ranks replayed; the largest difference is "
-            f"{found.differences[worst]:.2g} (rank {worst}), {'within' if found.agrees else 'beyond'} {TOLERANCE:g}"
+            f"{found.differences[worst]:.2g} (rank {worst}), {'within' if found.agrees else 'beyond'} "
+            f"{found.tolerance:.2g}{', to which rounding may have grown' if found.tolerance > TOLERANCE else ''}"
         )
     if not agree:
         raise RunError(

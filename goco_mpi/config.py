@@ -17,8 +17,8 @@ from typing import Any, TypeVar, get_type_hints
 
 import msgspec
 
-from goco_mpi.core import costs, encoding, gossip, mixing, objectives, placement, rates, stragglers, topology
-from goco_mpi.core.methods import METHODS
+from goco_mpi.core import codes, costs, encoding, gossip, mixing, objectives, placement, rates, stragglers, topology
+from goco_mpi.core.methods import METHODS, PRECONDITIONED, SOLVERS
 from goco_mpi.core.methods.table_newton import TABLE_NEWTON
 from goco_mpi.errors import InputError, check_one_of, check_range
 from goco_mpi.schema import (
@@ -31,12 +31,14 @@ from goco_mpi.schema import (
     StepConfig,
     StopConfig,
     StragglerConfig,
+    TopologyConfig,
 )
 
 BUNDLED = ("digits", "breast_cancer", "diabetes")
 PARTITIONS = ("iid", "by_label", "in_order")
 FORMATS = ("auto", "svmlight", "npz", "npy")
 STEPS = ("constant", "decreasing", "auto")
+PRECONDITIONERS = ("none", "local")
 LATE_POLICIES = ("discard", "partial", "memory", "wait")
 
 
@@ -247,6 +249,10 @@ def _check(config: RunConfig) -> None:
         check_one_of("method.rates", config.method.rates, rates.KINDS)
     if config.method.mixing is not None:
         check_one_of("method.mixing", config.method.mixing, gossip.RULES)
+    if config.method.solver is not None:
+        check_one_of("method.solver", config.method.solver, SOLVERS)
+    if config.method.preconditioner is not None:
+        check_one_of("method.preconditioner", config.method.preconditioner, PRECONDITIONERS)
     check_range("method.max_age", config.method.max_age, 0, 2**31)
     check_one_of("step.kind", step.kind, STEPS)
     _check_positive("step.scale", step.scale)
@@ -346,13 +352,35 @@ def _resolve(config: RunConfig) -> RunConfig:
         section = replace(section, weights="plain")
     if not method.coded or placement_section.kind == "uncoded":
         placement_section = PlacementConfig(kind="uncoded", replication=1)
+    topology_section = config.topology
     if method.exchange == "allreduce":
-        section = replace(section, late="wait")
+        solver, preconditioner = section.solver or "descent", section.preconditioner or "none"
+        section = replace(section, late="wait", solver=solver, preconditioner=preconditioner)
+    if method.exchange == "central":
+        topology_section = TopologyConfig(kind="star")
+        deadline = replace(deadline, gossip_s=math.inf)
+        solver = section.solver or method.solvers[0]
+        local = solver == "cg" and config.objective.kind == objectives.LeastSquares.name
+        preconditioner = section.preconditioner or ("local" if local else "none")
+        section = replace(section, solver=solver, preconditioner=preconditioner)
+        endless = not method.exact and deadline.compute_s == math.inf
+        if endless and section.late == "discard" and config.stragglers.kind in ("slow", "delays"):
+            section = replace(section, late="wait")  # for as long as they take: there is nothing to make up for
+    if method.exact:  # whoever is needed is waited for
+        deadline = replace(deadline, compute_s=math.inf)
+        section = replace(section, weights="plain")
     if section.rates is None:
         section = replace(section, rates=_default_rates(section, config.stragglers))
     if section.late == "wait":
         deadline = replace(deadline, compute_s=math.inf, gossip_s=math.inf)
-    config = replace(config, method=section, placement=placement_section, step=step, deadline=deadline)
+    config = replace(
+        config,
+        topology=topology_section,
+        method=section,
+        placement=placement_section,
+        step=step,
+        deadline=deadline,
+    )
     _check_pairings(config)
     return config
 
@@ -384,6 +412,8 @@ def _check_pairings(config: RunConfig) -> None:
             "a part would take the place of the whole. Use 'memory' or 'discard'."
         )
     _check_rates(config.method)
+    _check_solver(config)
+    _check_central(config)
     if method is TABLE_NEWTON and config.topology.kind not in ("complete", "rook"):
         raise InputError(
             f"method.kind = '{kind}' needs topology.kind = 'complete' or 'rook': a rank hears of another's "
@@ -413,6 +443,54 @@ def _check_rates(section: MethodConfig) -> None:
         raise InputError(
             f"{given} is not sound with method.late = 'memory': a late rank's last gradient counts in every round, "
             "however seldom it finishes. Use 'live' or 'stated'."
+        )
+
+
+def _check_central(config: RunConfig) -> None:
+    """Refuse what a master or its code cannot do."""
+    kind, method = config.method.kind, METHODS[config.method.kind]
+    if method.exchange != "central":
+        return
+    check_one_of(f"method.solver with method.kind = '{kind}'", str(config.method.solver), method.solvers)
+    if config.method.late not in ("discard", "wait"):
+        raise InputError(
+            f"method.late = '{config.method.late}' does not go with method.kind = '{kind}': a gradient counts at the "
+            "master's present parameters, and whole. Use 'discard', or 'wait' for all workers in every round."
+        )
+    if method.exact and config.placement.kind not in codes.KINDS:
+        raise InputError(
+            f"method.kind = '{kind}' needs placement.kind = 'cyclic' or 'fractional_repetition', which have a code. "
+            f"Got '{config.placement.kind}'. For any placement use method.kind = 'sgc'."
+        )
+
+
+def _check_solver(config: RunConfig) -> None:
+    """Refuse what does not go with a way to use the mean gradient."""
+    solver, step, stop = config.method.solver, config.step, config.stop
+    for key in ("solver", "preconditioner"):
+        value = getattr(config.method, key)
+        if value is not None and METHODS[config.method.kind].exchange == "gossip":
+            raise InputError(
+                f"method.{key} is about what is made of an allreduce's mean gradient, and "
+                f"method.kind = '{config.method.kind}' has none. Got {value!r}. Leave it out, or use "
+                "method.kind = 'allreduce'."
+            )
+    if config.method.preconditioner == "local" and (
+        solver not in PRECONDITIONED or config.objective.kind != objectives.LeastSquares.name
+    ):
+        raise InputError(
+            "method.preconditioner = 'local' needs method.solver = 'cg' and objective.kind = 'least_squares', whose "
+            f"Hessians can be factored once. Got {solver!r} and {config.objective.kind!r}. Leave it out."
+        )
+    if solver in ("cg", "lbfgs") and (step.kind != "auto" or step.size is not None or step.tau is not None):
+        raise InputError(
+            f"method.solver = '{solver}' finds the length of its steps itself: step.kind, step.size and step.tau have "
+            "no part in it. Leave them out, or use method.solver = 'descent' or 'nesterov'."
+        )
+    if solver not in (None, "descent") and stop.gradient_norm is not None:
+        raise InputError(
+            f"stop.gradient_norm does not go with method.solver = '{solver}': it is read off steps along the gradient, "
+            f"and these are not. Got {stop.gradient_norm:g}. Use stop.target_loss."
         )
 
 

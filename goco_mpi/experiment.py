@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,9 +15,13 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from goco_mpi.core import encoding, gossip, mixing, objectives, optimum, placement, schedules, topology
+from goco_mpi.core import codes, encoding, gossip, mixing, objectives, optimum, placement, schedules, topology
+from goco_mpi.core.codes import Code
 from goco_mpi.core.gossip import Mixing
-from goco_mpi.core.methods import METHODS, Method, Place
+from goco_mpi.core.methods import METHODS, PRECONDITIONED, SOLVERS, Method, Place
+from goco_mpi.core.methods.allreduce_nesterov import momentum as best_momentum
+from goco_mpi.core.methods.central import Central
+from goco_mpi.core.methods.master_cg import MASTER_CG
 from goco_mpi.core.methods.rated import Rated
 from goco_mpi.core.methods.running_sums import RUNNING_SUMS
 from goco_mpi.core.methods.table_newton import TABLE_NEWTON
@@ -50,6 +55,8 @@ class Layout:
     encoding_weights : ndarray of shape (n_workers, n_shards)
     stragglers : StragglerModel
     method : Method
+    code : Code or None
+        What the encoding weights are of, for methods that are exact.
     """
 
     config: RunConfig
@@ -60,9 +67,10 @@ class Layout:
     encoding_weights: Array
     stragglers: StragglerModel
     method: Method[Any]
+    code: Code | None = None
 
-    def place(self, worker: int, share: Share) -> Place:
-        """Return where a worker stands, for its method."""
+    def place(self, worker: int, share: Share, momentum: float | None = None) -> Place:
+        """Return where a worker stands, for its method; ``momentum`` as the step schedule has it."""
         weight = float(self.encoding_weights[worker].sum()) * self.n_workers / self.placement.n_shards
         held = self.placement.held[:, self.placement.shards_of(worker)]
         return Place(
@@ -74,6 +82,8 @@ class Layout:
             held,
             self.placement.n_shards,
             self.all_weights,
+            momentum,
+            self.code,
         )
 
     @functools.cached_property
@@ -88,9 +98,24 @@ class Layout:
         weights = mixing.neighbor_weights(self.mixing_matrix, self.topology, worker)
         return Mixing(weights, gossip.age_limit(str(self.config.method.mixing), self.config.method.max_age))
 
+    def decoded(self, worker: int, share: Share) -> Share:
+        """Return a worker's share under weights of which those of all workers add up to the same for each shard.
+
+        Their mean is what a master's gradient is once it is decoded; its own where nothing is decoded.
+        """
+        if self.code is None:
+            return share
+        held = self.placement.shards_of(worker)
+        weights = encoding.plain(self.placement, np.ones(self.n_workers))[worker, held]
+        return share.reweighted(weights * self.n_workers / self.placement.n_shards)
+
     def fingerprint(self) -> int:
-        """Return a checksum that two processes share only if they agree on all of this."""
-        parts = (repr(self.config).encode(), repr(self.topology.edges).encode(), self.encoding_weights.tobytes())
+        """Return a checksum that two processes share only if they agree on all of this.
+
+        The weights but for rounding: those of a code may differ in it between processors.
+        """
+        weights = np.round(self.encoding_weights, 9) + 0.0
+        parts = (repr(self.config).encode(), repr(self.topology.edges).encode(), weights.tobytes())
         return zlib.crc32(b"".join(parts))
 
 
@@ -119,6 +144,7 @@ def lay_out(config: RunConfig, n_workers: int) -> Layout:
         distribution=straggler_config.distribution,
         link_p=straggler_config.link_p,
         paired_links=config.method.mixing == "symmetric",
+        abandons=_abandons(config),
     )
     late = config.method.late
     completion_rates = stragglers.completion_rates(holders.load if late == "partial" else None)
@@ -127,21 +153,38 @@ def lay_out(config: RunConfig, n_workers: int) -> Layout:
     elif late == "memory" or METHODS[config.method.kind].remembers:
         # Whoever goes on using its last gradient loses none: only what a dead worker holds is to be made up for.
         completion_rates = (completion_rates > 0.0).astype(np.float64)
+    exact = METHODS[config.method.kind].exact
+    code = codes.build(config.placement.kind, holders, config.seed) if exact else None
     return Layout(
         config=config,
         n_workers=n_workers,
         topology=graph,
         mixing_matrix=mixing.build(config.topology.mixing_matrix, graph),
         placement=holders,
-        encoding_weights=encoding.build(config.method.weights, holders, completion_rates),
+        encoding_weights=code.encoding if code else encoding.build(config.method.weights, holders, completion_rates),
         stragglers=stragglers,
         method=_method(config, graph),
+        code=code,
     )
+
+
+def _abandons(config: RunConfig) -> bool:
+    """Return whether those of ``stragglers.kind = 'slow'`` never finish a gradient before a master goes on."""
+    method, deadline, slow = METHODS[config.method.kind], config.deadline, config.stragglers
+    if method.exchange != "central" or method.exact:
+        return method.exact
+    if deadline.compute_s == "auto":
+        return slow.factor > deadline.compute_factor
+    return slow.work_s * slow.factor > float(deadline.compute_s)
 
 
 def _method(config: RunConfig, graph: Topology) -> Method[Any]:
     section = config.method
-    method: Method[Any] = METHODS[section.kind]
+    method, solver, local = METHODS[section.kind], section.solver, section.preconditioner == "local"
+    if isinstance(method, Central):
+        return method.using(MASTER_CG if local else SOLVERS[str(solver)])
+    if solver is not None:
+        return (PRECONDITIONED if local else SOLVERS)[solver]
     if method is TABLE_NEWTON and (graph.degrees < graph.n_workers - 1).any():
         return TABLE_NEWTON_ROOK
     if section.mixing == "running":
@@ -251,12 +294,46 @@ def load_problem(config: RunConfig) -> Problem:
     )
 
 
-def step_schedule(config: RunConfig, curvature: float) -> StepSchedule:
-    """Return the step sizes of ``config``; ``curvature`` serves ``step.kind = 'auto'``."""
+def synchronous_curvature(
+    config: RunConfig, hessian_product: Callable[[Array], Array], n_params: int, quadratic: bool
+) -> tuple[float, float | None]:
+    """Return the curvature whose inverse is the best step of ``method.solver``, and the best momentum.
+
+    Where the loss is quadratic both follow from its extreme curvatures mu and L: descent goes best with 2 / (L + mu),
+    and here with no mu below L / 10, lest the steepest component takes for ever to die out.
+
+    Parameters
+    ----------
+    config : RunConfig
+    hessian_product : callable (ndarray of shape (n_params,)) -> ndarray of shape (n_params,)
+        The Hessian of F at the start.
+    n_params : int
+    quadratic : bool
+        Whether it is the same everywhere.
+
+    References
+    ----------
+    Nesterov, "Lectures on convex optimization", 2018, theorems 2.1.15 and 2.2.3.
+    """
+    solver = config.method.solver
+    # With sgc's noise the shorter steps, and momentum that begins anew, are the better ones.
+    if not quadratic or config.method.kind == "sgc" or solver not in ("descent", "nesterov"):
+        return objectives.curvature(hessian_product, n_params), None
+    smallest, largest = objectives.extreme_curvatures(hessian_product, n_params)
+    if solver == "descent":
+        return (largest + max(smallest, 0.1 * largest)) / 2.0, None
+    plain = config.step.scale == 1.0 and config.step.tau is None and smallest > 0.0
+    return largest, best_momentum(largest / smallest) if plain else None
+
+
+def step_schedule(config: RunConfig, curvature: float, momentum: float | None = None) -> StepSchedule:
+    """Return the step sizes of ``config``; ``curvature`` and ``momentum`` serve ``step.kind = 'auto'``."""
     step = config.step
     if step.kind == "auto":
+        if config.method.solver in ("cg", "lbfgs") and curvature == 0.0:
+            curvature = 1.0  # they will find out
         if not curvature > 0.0:
             raise InputError("step.kind = 'auto' needs a loss with curvature, and this has none: give step.size.")
-        return StepSchedule(schedules.from_curvature(curvature, step.scale), step.tau)
+        return StepSchedule(schedules.from_curvature(curvature, step.scale), step.tau, momentum)
     assert step.size is not None  # the config refuses the other kinds without it
     return StepSchedule(step.size, step.tau if step.kind == "decreasing" else None)

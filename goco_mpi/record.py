@@ -80,6 +80,8 @@ class Outcome:
         Each rank's table of `goco_mpi.core.events`.
     timeline : sequence of ndarray, optional
         Each rank's times, shape (n_steps, 3 + 2 degree): see `goco_mpi.timeline`.
+    momentum : float, optional
+        Of accelerated descent, where the curvatures of the loss told it.
     """
 
     history: Rows
@@ -91,6 +93,7 @@ class Outcome:
     stopped_by: str = "rounds"
     events: Sequence[NDArray[np.int32]] | None = None
     timeline: Sequence[NDArray[np.float64]] | None = None
+    momentum: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,6 +183,7 @@ def write_run(
         "rounds": [row["rounds"] for row in outcome.ranks],
         "wall_s": outcome.wall_s,
         "step_size": outcome.step_size,
+        "momentum": outcome.momentum,
         "stopped_by": outcome.stopped_by,
         "events_sha256": None if outcome.events is None else events_checksum(outcome.events),
     }

@@ -78,7 +78,8 @@ class MethodConfig(Section, frozen=True):
     """What a round does."""
 
     kind: str = "goco"
-    """goco | push_pull | exact_diffusion | table_newton (needs topology.kind complete or rook) | dgd | allreduce."""
+    """goco | push_pull | exact_diffusion | table_newton (needs topology.kind complete or rook) | dgd | allreduce
+    | gradient_coding (needs placement.kind cyclic or fractional_repetition) | sgc."""
     late: str = "auto"
     """What a gradient is worth that misses its deadline: discard (nothing) | partial (the shards done
     so far count, in random order) | memory (it is carried on with and used when ready, until then the last
@@ -94,6 +95,12 @@ class MethodConfig(Section, frozen=True):
     """What is done about late neighbours: stale (their older vector is mixed) | fold (they are left out) | symmetric
     (a pair mixes both or neither; needs gossip_s = inf) | running (sums, of which nothing is lost). Default: as the
     method has it."""
+    solver: str | None = None
+    """allreduce, gradient_coding, sgc (the first two): what is made of the mean gradient: descent (the default)
+    | nesterov | cg | lbfgs. cg and lbfgs find their steps themselves: [step] does not apply."""
+    preconditioner: str | None = None
+    """solver = "cg" on least squares: none (allreduce's default) | local (the mean of the ranks' own inverse Hessians,
+    factored once; with a master, the default, of rank 0's alone)."""
     max_age: int = 20
     """stale: rounds after which a neighbour's vector is no longer used."""
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from goco_mpi.core import encoding, metrics, objectives
+from goco_mpi.core import encoding, metrics
 from goco_mpi.core.gossip import HEADER, TRAILER
 from goco_mpi.core.simulate import Observe, simulate
 from goco_mpi.core.stacked.gradients import StackedGradients
-from goco_mpi.experiment import lay_out, load_problem, step_schedule
+from goco_mpi.experiment import lay_out, load_problem, step_schedule, synchronous_curvature
 from goco_mpi.record import Outcome
 from goco_mpi.schema import RunConfig
 
@@ -43,16 +43,27 @@ class Simulation:
         self._synchronous = self.layout.method.exchange == "allreduce"
         self.shares = [self.problem.share(self.layout, worker) for worker in range(n_workers)]
         automatic = config.step.kind == "auto"
-        self.step_size = step_schedule(config, self._curvature() if automatic else np.nan)
+        self.step_size = step_schedule(config, *(self._curvature() if automatic else (np.nan, None)))
 
-    def _curvature(self) -> float:
+    def _curvature(self) -> tuple[float, float | None]:
         objective = self.problem.objective
         start = np.zeros(objective.n_params)
 
-        if self._synchronous:
-            rows = self.problem.pooled_rows()
-            return objectives.curvature(lambda v: objective.hessian_product(start, rows, v), objective.n_params)
-        return float(StackedGradients(self.shares).curvatures().max())
+        if self.layout.method.exchange != "gossip":
+            decoded = [self.layout.decoded(worker, share) for worker, share in enumerate(self.shares)]
+
+            def mean(v: Array) -> Array:
+                return np.asarray(np.mean([share.hessian_product(start, v) for share in decoded], axis=0))
+
+            return synchronous_curvature(self.config, mean, objective.n_params, objective.quadratic)
+        return float(StackedGradients(self.shares).curvatures().max()), None
+
+    @property
+    def _solver(self) -> str:
+        section = self.config.method
+        if section.preconditioner == "local":
+            return "master_cg" if self.layout.method.exchange == "central" else "preconditioned_cg"
+        return section.solver or "descent"
 
     def _weigh(self, worker: int, completion_rates: Array) -> Array:
         """Return (N/M) a_ik of a worker's shards, were these the completion rates."""
@@ -99,6 +110,9 @@ class Simulation:
             rates=str(self.config.method.rates),
             weigh=self._weigh,
             all_weights=self.layout.all_weights,
+            solver=self._solver,
+            momentum=self.step_size.momentum,
+            code=None if self.layout.code is None else self.layout.code.encoding,
             observe=observe,
         )
 
@@ -146,6 +160,7 @@ def simulate_experiment(
         ranks=[{"rank": worker, "rounds": config.rounds} for worker in range(n_workers)],
         stacked_params=stacked_params,
         step_size=simulation.step_size(0),
+        momentum=simulation.step_size.momentum,
         wall_s=None,
         loss_optimum=problem.optimum() if config.record.optimum else None,
     )

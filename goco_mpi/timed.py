@@ -18,7 +18,7 @@ from goco_mpi.core.discrete_event import Network, Pacing, TimedRun, run_allreduc
 from goco_mpi.core.discrete_event.network import Observe
 from goco_mpi.core.pace.counts import Spent
 from goco_mpi.core.stragglers import StragglerModel
-from goco_mpi.errors import RunError
+from goco_mpi.errors import InputError, RunError
 from goco_mpi.record import Outcome
 from goco_mpi.schema import RunConfig
 from goco_mpi.simulation import Simulation
@@ -94,6 +94,11 @@ def simulate_in_time(
         If the run diverged, or never ends.
     """
     simulation = Simulation(config, n_workers)
+    if simulation.layout.method.exchange == "central":
+        raise InputError(
+            f"method.kind = '{config.method.kind}' has a master, and simulated seconds are not worked out for one yet. "
+            "Leave out --time, or use mpiexec and goco run."
+        )
     stragglers = simulation.layout.stragglers
     if cost is not None:
         stragglers = stragglers.without_seconds()
@@ -150,7 +155,9 @@ def simulate_in_time(
 
 def _run(simulation: Simulation, stragglers: StragglerModel, cost: CostModel, observe: Observe) -> TimedRun:
     config, layout = simulation.config, simulation.layout
-    places = [layout.place(worker, share) for worker, share in enumerate(simulation.shares)]
+    places = [
+        layout.place(worker, share, simulation.step_size.momentum) for worker, share in enumerate(simulation.shares)
+    ]
     start = np.zeros(simulation.problem.objective.n_params)
     method, every = layout.method, config.record.every
     if method.exchange == "allreduce":

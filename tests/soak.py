@@ -139,7 +139,7 @@ def _draw_tables(rng: np.random.Generator, n_ranks: int) -> Tables:
     kinds = ["ring", "complete", "star", "exponential", "grid", "torus", "hypercube", "erdos_renyi", "random_regular"]
     late = one_of(discard=3, partial=3, memory=3, wait=1)
     n_slow = int(rng.integers(0, n_ranks // 2 + 1))
-    kind = one_of(goco=8, push_pull=3, exact_diffusion=2, table_newton=2, dgd=1, allreduce=1)
+    kind = one_of(goco=8, push_pull=3, exact_diffusion=6, table_newton=2, dgd=1, allreduce=1, gradient_coding=3, sgc=2)
     # What a method offers beside its defaults.
     mixing = one_of(**dict.fromkeys(METHODS[kind].mixings or ["none"], 1))
     rates = one_of(none=4, ema=2, counted=1, live=1)

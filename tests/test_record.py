@@ -67,6 +67,7 @@ def test_result_is_the_last_row_and_the_frame_around_it(tmp_path):
         "rounds": [4, 3],
         "wall_s": 1.5,
         "step_size": 0.1,
+        "momentum": None,
         "stopped_by": "rounds",
         "events_sha256": None,
     }

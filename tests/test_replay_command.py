@@ -155,6 +155,7 @@ def test_the_run_of_these_tests_was_asynchronous(original: Path) -> None:
         ["method.late=memory"],
         ["method.mixing=fold", "topology.kind=complete", "stragglers.link_p=0.3"],
         ["method.kind=allreduce"],
+        ["method.kind=allreduce", "method.solver=nesterov"],
         ["stop.target_loss=5.0", "stop.every=1", "rounds=100000"],
         ["method.kind=allreduce", "stop.target_loss=5.0", "stop.every=1", "rounds=100000"],
         ["stop.time_limit_s=0.2", "rounds=100000"],

@@ -365,6 +365,55 @@ def curvature(hessian_product: Callable[[Array], Array], n_params: int, iteratio
     return value
 
 
+def extreme_curvatures(
+    hessian_product: Callable[[Array], Array], n_params: int, iterations: int = 100
+) -> tuple[float, float]:
+    """Return the smallest and the largest eigenvalue of a Hessian by Lanczos' method, fully orthogonalised.
+
+    Parameters
+    ----------
+    hessian_product, n_params
+        As for `curvature`.
+    iterations : int
+        Products spent at most; as many as there are parameters are enough.
+
+    Returns
+    -------
+    smallest, largest : float
+        To six significant digits (see `goco_mpi.core.schedules.from_curvature`), 0 for a smallest one that is rounding;
+        each approaches the true value from within.
+
+    References
+    ----------
+    Golub & Van Loan, "Matrix computations", 2013, section 10.1.
+
+    Examples
+    --------
+    >>> extreme_curvatures(lambda v: np.array([3.0, 1.0, 2.0]) * v, 3)
+    (1.0, 3.0)
+    """
+    basis = np.zeros((min(iterations, n_params) + 1, n_params))
+    vector = stream(0, Purpose.CURVATURE).standard_normal(n_params)
+    diagonal: list[float] = []
+    off: list[float] = []
+    norm, largest = float(np.linalg.norm(vector)), 0.0
+    for k in range(len(basis) - 1):
+        basis[k] = vector / norm
+        product = hessian_product(basis[k])
+        largest = max(largest, float(np.linalg.norm(product)))
+        diagonal.append(float(basis[k] @ product))
+        vector = product
+        for _ in range(2):  # the second time for what rounding left
+            vector = vector - basis[: k + 1].T @ (basis[: k + 1] @ vector)
+        norm = float(np.linalg.norm(vector))
+        if norm <= 1e-12 * largest:
+            break
+        off.append(norm)
+    values = np.linalg.eigvalsh(np.diag(diagonal) + np.diag(off[: len(diagonal) - 1], -1))  # of the lower half
+    smallest = float(f"{values[0]:.6g}") if values[0] > 1e-12 * values[-1] else 0.0
+    return smallest, float(f"{values[-1]:.6g}")
+
+
 def _weighted_gram(features: Features, weights: Array) -> Array:
     """Return sum_s weights_s row_s row_s^T, shape (n_features, n_features), dense."""
     gram = features.T @ (sp.diags_array(weights) @ features)

@@ -155,7 +155,7 @@ def fractional_repetition(n_workers: int, n_shards: int, replication: int, seed:
     if n_workers % replication:
         raise InputError(
             f"placement.replication must divide n_workers = {n_workers} for 'fractional_repetition'. "
-            f"Got {replication}. Use 'pairwise_balanced', which takes any replication."
+            f"Got {replication}. Use 'cyclic' or 'pairwise_balanced', which take any replication."
         )
     rng = stream(seed, Purpose.PLACEMENT)
     groups = rng.permutation(n_workers).reshape(-1, replication)
@@ -175,12 +175,26 @@ def cyclic(n_workers: int, n_shards: int, replication: int, seed: int) -> Placem
     Tandon, Lei, Dimakis & Karampatziakis, "Gradient coding", arXiv 1612.03301.
     """
     _check_replication(replication, n_workers)
-    order = stream(seed, Purpose.PLACEMENT).permutation(n_workers)
+    order, block_of = cyclic_order(n_workers, n_shards, seed)
     held = np.zeros((n_workers, n_shards), dtype=bool)
-    for block, shards in enumerate(np.array_split(np.arange(n_shards), n_workers)):
-        for step in range(replication):
-            held[order[(block + step) % n_workers], shards] = True
+    for step in range(replication):
+        held[order[(block_of + step) % n_workers], np.arange(n_shards)] = True
     return Placement(held)
+
+
+def cyclic_order(n_workers: int, n_shards: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the order of the workers that `cyclic` goes by, and each shard's block.
+
+    Returns
+    -------
+    order : ndarray of shape (n_workers,)
+        The worker at each position: it is the first that holds the block of that number.
+    block_of : ndarray of shape (n_shards,)
+        Blocks are runs of shards, as equally long as can be; with few shards, some are empty.
+    """
+    order = stream(seed, Purpose.PLACEMENT).permutation(n_workers)
+    lengths = [len(block) for block in np.array_split(np.arange(n_shards), n_workers)]
+    return order, np.repeat(np.arange(n_workers), lengths)
 
 
 def bernoulli(n_workers: int, n_shards: int, replication: int, seed: int) -> Placement:

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from goco_mpi.core.events import NONE, EventLog, Events
 from goco_mpi.core.gossip import Mixing, Received
 from goco_mpi.core.methods import Gradient, Method, Place
-from goco_mpi.core.shares import Share
 from goco_mpi.errors import RunError
 
 Array = NDArray[np.float64]
@@ -114,23 +113,45 @@ def replay_gossip(
 
 
 def replay_allreduce(
-    shares: Sequence[Share], step_size: Callable[[int], float], events: Sequence[Events], start: Array
+    method: Method[Any],
+    places: Sequence[Place],
+    step_size: Callable[[int], float],
+    events: Sequence[Events],
+    start: Array,
+    disturbed: bool = False,
 ) -> Array:
     """Return all workers' final parameters of a synchronous run; see `replay_gossip`.
 
-    x <- x - eta mean_i g_i
+    In every round the mean of all workers' messages, and each worker's gradient at its present parameters. How the run
+    summed them is MPI's affair: ``disturbed`` adds what another order of summation might, to tell what becomes of it.
     """
-    x = start.copy()
     first = events[0].table
     for rank, found in enumerate(events):
         _check_form(rank, found)
         if found.table.shape != first.shape or (found.table != first).any():
             raise RunError(f"The events contradict themselves: rank {rank} went through other rounds than rank 0.")
-    for round_, point in zip(events[0].rounds[:-1], events[0].points[:-1], strict=True):
-        if point != round_:
-            raise RunError(f"The events contradict the rules: round {round_} of an allreduce without its gradient.")
-        x -= step_size(int(round_)) * np.mean([share.gradient(x) for share in shares], axis=0)
-    return np.tile(x, (len(shares), 1))
+    states = [method.start(start, place) for place in places]
+    messages = np.empty((len(places), method.message_size(start.size)))
+    nothing = Mixing(np.empty(0), 0)
+    for round_, point in zip(events[0].rounds[:-1].tolist(), events[0].points[:-1].tolist(), strict=True):
+        eta = step_size(round_)
+        for place, state, message in zip(places, states, messages, strict=True):
+            if point != (round_ if method.needs_gradient(state, round_) else NONE):
+                raise RunError(
+                    f"The events contradict the rules: round {round_} of an allreduce without its gradient, or with "
+                    "one that it has no use for."
+                )
+            gradient = None
+            if point != NONE:
+                gradient = Gradient(place.share.gradient(state.params), state.params.copy())
+            method.send(state, gradient, eta, round_, message)
+        mean = messages.mean(axis=0)
+        if disturbed:
+            signs = 1.0 - 2.0 * ((np.arange(mean.size) + round_) % 2)
+            mean += signs * np.finfo(np.float64).eps * np.abs(messages).max(axis=0)
+        for state, message in zip(states, messages, strict=True):
+            method.receive(state, message, [Received(mean, 0)], nothing, eta)
+    return np.stack([state.params for state in states])
 
 
 def _check_form(rank: int, events: Events) -> None:

@@ -15,6 +15,8 @@ class StepSchedule:
         eta_0, positive.
     tau : float or None
         Rounds after which the step has halved.
+    momentum : float or None
+        The best weight of the last move in the next, for accelerated descent where the curvatures tell it.
 
     Examples
     --------
@@ -24,6 +26,7 @@ class StepSchedule:
 
     size: float
     tau: float | None = None
+    momentum: float | None = None
 
     def __call__(self, round_: int) -> float:
         """Return the step size of round ``round_``, counted from 0."""

@@ -13,7 +13,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from goco_mpi.core.shares import Share
-from goco_mpi.core.stacked import STEPS, Links, StackedRunningSums, Step
+from goco_mpi.core.stacked import CENTRAL, SOLVERS, STEPS, Links, StackedCentral, StackedRunningSums, Step
 from goco_mpi.core.stacked.gradients import StackedGradients
 from goco_mpi.core.stacked.rated import StackedRated, Weigh
 from goco_mpi.core.stragglers import StragglerModel
@@ -38,6 +38,9 @@ def simulate(
     rates: str = "stated",
     weigh: Weigh | None = None,
     all_weights: Array | None = None,
+    solver: str = "descent",
+    momentum: float | None = None,
+    code: Array | None = None,
     observe: Observe = lambda round_, stacked_params: True,
 ) -> Array:
     """Run ``n_rounds`` rounds from zero and return all workers' parameters.
@@ -52,7 +55,7 @@ def simulate(
     mixing_matrix : csr_array of shape (n_workers, n_workers) or None
         W; None where there are no edges.
     method : str
-        A key of ``STEPS``.
+        A key of ``STEPS``, 'allreduce', or one of ``CENTRAL``.
     rule : {'stale', 'fold', 'symmetric', 'running'}
         What is done about lost messages.
     max_age : int
@@ -66,6 +69,12 @@ def simulate(
         The (N/M) a_ik of a worker's shards where the completion rates are q; for the other kinds of rates.
     all_weights : ndarray of shape (n_workers, n_shards), optional
         (N/M) a_ik, for methods that change them in the course of a run; without, none does.
+    solver : str
+        A key of ``SOLVERS``, for 'allreduce' and those of ``CENTRAL``.
+    momentum : float, optional
+        Of accelerated descent, where it is known.
+    code : ndarray of shape (n_workers, n_shards), optional
+        Exact encoding weights that a master decodes.
     observe : callable (round, X) -> bool
         Called before every round and once after the last; a False ends the run. X must not be kept.
 
@@ -87,7 +96,13 @@ def simulate(
     g = np.zeros_like(x)
     matrix = sp.eye_array(n_workers, format="csr") if mixing_matrix is None else mixing_matrix
     links = Links(matrix, stragglers, rule, max_age)
-    step = (StackedRunningSums if rule == "running" else STEPS[method])(x, links, shares)
+    step: Step
+    if method in CENTRAL:
+        step = StackedCentral(x, shares, SOLVERS[solver], momentum, code)
+    elif method == "allreduce":
+        step = SOLVERS[solver](x, shares, momentum)
+    else:
+        step = (StackedRunningSums if rule == "running" else STEPS[method])(x, links, shares)
     step.all_weights = all_weights
     if weigh is not None and rates != "stated":
         step = StackedRated(step, Links(matrix, stragglers, rule, max_age), rates, weigh)
@@ -100,7 +115,7 @@ def simulate(
         finished, parts = everyone, None
         if late != "wait":
             finished = stragglers.finishing(t)
-        if not step.wants_gradient(t):
+        if not step.needs_gradient(t):
             finished = nobody
         done = finished.astype(np.float64)
         if late == "partial":

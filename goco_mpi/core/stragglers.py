@@ -6,6 +6,7 @@ rounds whatever the method, the number of processes, or who asks.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -52,6 +53,8 @@ class StragglerModel:
         in [0, 1).
     paired_links : bool
         Whether a message also counts as lost where the one in the other direction is.
+    abandons : bool
+        Whether a worker leaves a gradient unfinished once the others go on, so that a slow one never finishes.
     """
 
     kind: str
@@ -66,6 +69,7 @@ class StragglerModel:
     distribution: str = "exponential"
     link_p: float | tuple[float, ...] = 0.0
     paired_links: bool = False
+    abandons: bool = False
     _slow: frozenset[int] = field(init=False, repr=False)
     _missed: Array = field(init=False, repr=False, compare=False)
     _lost: Array = field(init=False, repr=False, compare=False)
@@ -90,7 +94,7 @@ class StragglerModel:
     def finishes(self, worker: int, round_: int) -> bool:
         """Tell whether a logical straggler finishes its gradient in this round."""
         if self.kind == "persistent" and worker in self._slow:
-            return (round_ + 1) % self._period == 0
+            return self._period > 0 and (round_ + 1) % self._period == 0
         p = self._missed[worker]
         return bool(p == 0.0 or uniform(self.seed, Purpose.STRAGGLER, round_, worker) >= p)
 
@@ -100,12 +104,14 @@ class StragglerModel:
         if self._missed.any():
             finished = uniforms(self.seed, Purpose.STRAGGLER, round_, self.n_workers) >= self._missed
         if self.kind == "persistent":
-            finished[list(self._slow)] = (round_ + 1) % self._period == 0
+            finished[list(self._slow)] = self._period > 0 and (round_ + 1) % self._period == 0
         return finished
 
     @property
     def _period(self) -> int:
-        return max(1, round(self.factor))
+        """Rounds in which a slow worker finishes one gradient, 0 where it finishes none."""
+        slow = self._rounds_of_slow
+        return 0 if math.isinf(slow) else max(1, round(slow))
 
     def shards_finished(self, worker: int, round_: int, n_held: int) -> int:
         """Return how many of its ``n_held`` shards a logical straggler finishes in this round.
@@ -196,14 +202,19 @@ class StragglerModel:
         """How often a learned deadline cuts a delayed gradient: it is a multiple of the median, delays included."""
         return self.delay_p if self.delay_p < 0.5 else 0.0
 
+    @property
+    def _rounds_of_slow(self) -> float:
+        """In how many rounds a chosen worker finishes one gradient."""
+        return math.inf if self.kind == "slow" and self.abandons else self.factor
+
     def scripted(self) -> StragglerModel:
         """Return a logical model that stands for a real one where no time passes.
 
-        A slow worker becomes one that finishes every ``factor``-th round; random delays, which
-        a deadline cuts, become Bernoulli misses of the same probability.
+        A slow worker becomes one that finishes every ``factor``-th round, or none where it abandons them; random
+        delays, which a deadline cuts, become Bernoulli misses of the same probability.
         """
         if self.kind == "slow":
-            return replace(self, kind="persistent", p=self._cut_p)
+            return replace(self, kind="persistent", p=self._cut_p, factor=self._rounds_of_slow)
         if self.kind == "delays":
             return replace(self, kind="bernoulli", p=self._cut_p)
         return self
@@ -226,7 +237,7 @@ class StragglerModel:
             parts = np.where(n_held > 0, (n_held - 1) / (2 * np.maximum(n_held, 1)), 0.0)
             rates += np.where(missed < 1.0, missed, 0.0) * parts
         if self.kind in ("persistent", "slow"):
-            rates[list(self.ranks)] = 1.0 / self._period
+            rates[list(self.ranks)] = 1.0 / self._period if self._period else 0.0
         return rates
 
 

@@ -25,6 +25,15 @@ class Exchange(ABC):
     degree: int = 0
     """Neighbours whose vectors are mixed."""
 
+    @property
+    def overtaken(self) -> bool:
+        """Whether the gradient under way is of no more use to anybody."""
+        return False
+
+    def begin(self, round_: int, step: int, params: Array) -> None:
+        """Take note that a round begins, with a gradient at ``params``; ``step`` is how many went before it."""
+        return
+
     @abstractmethod
     def drain(self) -> None:
         """Take in what has arrived, without waiting."""

@@ -28,11 +28,11 @@ Array = NDArray[np.float64]
 MOST_DRAINED = 10_000
 """Messages taken in at a time from one neighbour: more than MPI keeps, less than for ever."""
 
-_TAG = 1
+TAG = 1
 
 
 @dataclass(slots=True)
-class _Edge:
+class Edge:
     """One neighbour and what this rank keeps of it."""
 
     neighbor: int
@@ -96,10 +96,10 @@ class GossipExchange(Exchange):
         self._patience = Patience(self._edges, deadline, time.perf_counter())
         self._synchronous = self._patience.synchronous
 
-    def _edge(self, neighbor: int, n_params: int) -> _Edge:
+    def _edge(self, neighbor: int, n_params: int) -> Edge:
         """Set up one edge on persistent requests, one a buffer: cheaper to start than new ones."""
         buffers = np.zeros((2, HEADER + self._n_bulletin + n_params))
-        receives = [self._graph.Recv_init(buffer, neighbor, _TAG) for buffer in buffers]
+        receives = [self._graph.Recv_init(buffer, neighbor, TAG) for buffer in buffers]
         sends: dict[Message, MPI.Prequest] = {}
         self._persistent += receives
 
@@ -109,14 +109,17 @@ class GossipExchange(Exchange):
 
         def send(message: Message) -> MPI.Request:
             if message not in sends:
-                sends[message] = self._graph.Send_init(message.buffer, neighbor, _TAG)
+                sends[message] = self._prepare_send(message, neighbor)
                 self._persistent.append(sends[message])
             sends[message].Start()
             return sends[message]
 
         slot = ReceiveSlot(buffers, receive, self._n_bulletin)
         arrives = None if self._arrives is None else partial(self._arrives, neighbor)
-        return _Edge(neighbor, SendSlot(send), slot, Suspicion(), arrives)
+        return Edge(neighbor, SendSlot(send), slot, Suspicion(), arrives)
+
+    def _prepare_send(self, message: Message, neighbor: int) -> MPI.Prequest:
+        return self._graph.Send_init(message.buffer, neighbor, TAG)
 
     def blank(self) -> Array:
         """Return the vector to fill, in the very message that will carry it."""
@@ -155,7 +158,7 @@ class GossipExchange(Exchange):
                 requests[index] = slot.request or MPI.REQUEST_NULL
         return arrived
 
-    def _take_in(self, edge: _Edge) -> None:
+    def _take_in(self, edge: Edge) -> None:
         slot = edge.receive
         if self._bulletin is not None:
             self._bulletin.merge(slot.bulletin)

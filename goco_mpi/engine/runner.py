@@ -186,7 +186,9 @@ class RoundLoop:
         self._stopping.start(self.params)
         diverged = False
         while not (self._over() or diverged):
-            gradient = self._compute() if self._method.wants_gradient(self.round) else self._work.meanwhile
+            self._exchange.begin(self.round, self.counts.rounds, self.params)
+            needed = self._method.needs_gradient(self._state, self.round)
+            gradient = self._compute() if needed else self._work.meanwhile
             if self._over():
                 break
             self._gossip(gradient)
@@ -214,6 +216,9 @@ class RoundLoop:
         finished = True
         for _ in blocks if self._background is None else self._background.around(blocks):
             self._exchange.drain()
+            if self._exchange.overtaken:
+                finished = False
+                break
             self._keep_up()
             found = rounds.look(time.perf_counter() >= deadline, self._over(), self._carries_on)
             if found is Look.GOSSIP:

@@ -20,6 +20,7 @@ from goco_mpi.core.shares import Share
 from goco_mpi.engine import evaluate
 from goco_mpi.engine.allreduce_exchange import AllreduceExchange
 from goco_mpi.engine.background import Background
+from goco_mpi.engine.central_exchange import CentralExchange
 from goco_mpi.engine.exchange import Exchange
 from goco_mpi.engine.gossip_exchange import GossipExchange
 from goco_mpi.engine.gradients import GradientWork
@@ -27,7 +28,7 @@ from goco_mpi.engine.runner import RoundLoop, Snapshots, Timeline
 from goco_mpi.engine.session import THREADS, Session
 from goco_mpi.engine.stopping import Stopping
 from goco_mpi.errors import InputError, divergence
-from goco_mpi.experiment import Layout, Problem, lay_out, load_problem, step_schedule
+from goco_mpi.experiment import Layout, Problem, lay_out, load_problem, step_schedule, synchronous_curvature
 from goco_mpi.record import Outcome
 from goco_mpi.schema import RunConfig
 
@@ -109,8 +110,8 @@ def descend(
         As `train`.
     """
     config, late = layout.config, layout.config.method.late
-    curvature = _curvature(session, layout, share, start) if config.step.kind == "auto" else math.nan
-    schedule = step_schedule(config, curvature)
+    automatic = config.step.kind == "auto"
+    schedule = step_schedule(config, *(_curvature(session, layout, share, start) if automatic else (math.nan, None)))
     exchange = _exchange(session, layout, layout.method.message_size(share.n_params))
     snapshots = Snapshots(config.record.every)
     stopping = Stopping(config.stop, exchange, share.loss, callback)
@@ -122,12 +123,12 @@ def descend(
         loop = RoundLoop(
             work=GradientWork(session.rank, share, layout.stragglers, late),
             method=layout.method,
-            place=layout.place(session.rank, share),
+            place=layout.place(session.rank, share, schedule.momentum),
             mixing=layout.mixing(session.rank),
             exchange=exchange,
             step_size=schedule,
             late=late,
-            compute_deadline=Deadline(config.deadline.compute_s, config.deadline.compute_factor),
+            compute_deadline=_compute_deadline(layout),
             n_rounds=config.rounds,
             snapshots=snapshots,
             stopping=stopping,
@@ -156,6 +157,7 @@ def descend(
         ranks=ranks,
         stacked_params=np.stack(stacked_params),
         step_size=schedule(0),
+        momentum=schedule.momentum,
         wall_s=max(row["wall_s"] for row in ranks),
         loss_optimum=None,
         stopped_by=stopped_by,
@@ -208,12 +210,13 @@ def _distribute(session: Session, layout: Layout) -> tuple[Share, Problem | None
     return problem.share(layout, 0), problem if layout.config.record.optimum else None
 
 
-def _curvature(session: Session, layout: Layout, share: Share, start: Array) -> float:
-    """Return the curvature at the start that decides the automatic step. Collective.
+def _curvature(session: Session, layout: Layout, share: Share, start: Array) -> tuple[float, float | None]:
+    """Return the curvature at the start that decides the automatic step, and the best momentum. Collective.
 
     Gossip is stable when every worker's own step is: the largest of their curvatures decides.
-    Synchronous descent sees only their mean.
+    Synchronous descent and a master see only their mean.
     """
+    share = layout.decoded(session.rank, share)
 
     def local(direction: Array) -> Array:
         return share.hessian_product(start, direction)
@@ -223,10 +226,22 @@ def _curvature(session: Session, layout: Layout, share: Share, start: Array) -> 
         session.comm.Allreduce(local(direction), total)
         return total / session.size
 
-    if layout.method.exchange == "allreduce":
-        return objectives.curvature(mean, share.n_params)
+    if layout.method.exchange != "gossip":
+        return synchronous_curvature(layout.config, mean, share.n_params, share.quadratic)
     mine = objectives.curvature(local, share.n_params)
-    return float(session.comm.allreduce(mine, MPI.MAX))
+    return float(session.comm.allreduce(mine, MPI.MAX)), None
+
+
+def _compute_deadline(layout: Layout) -> Deadline:
+    """Return the deadline of a rank's own gradient: with a master, that is the master's to say."""
+    section = layout.config.deadline
+    if layout.method.exchange == "central":
+        return Deadline(math.inf, section.compute_factor)
+    return Deadline(section.compute_s, section.compute_factor)
+
+
+def _all(finished: NDArray[np.bool_]) -> bool:
+    return bool(finished.all())
 
 
 def _exchange(session: Session, layout: Layout, message_size: int) -> Exchange:
@@ -235,6 +250,15 @@ def _exchange(session: Session, layout: Layout, message_size: int) -> Exchange:
     poll_s = session.poll_s if config.deadline.poll_s == "auto" else float(config.deadline.poll_s)
     if layout.method.exchange == "allreduce":
         return AllreduceExchange(session.comm, message_size, poll_s)
+    if layout.method.exchange == "central":
+        return CentralExchange(
+            session.comm,
+            message_size,
+            _all if layout.code is None or config.method.late == "wait" else layout.code.decodable,
+            Deadline(config.deadline.compute_s, config.deadline.compute_factor),
+            poll_s,
+            None if config.stop.target_loss is None else Bulletin(session.size),
+        )
     lossy = layout.stragglers.lossy
     return GossipExchange(
         session.comm,

@@ -466,6 +466,12 @@ def test_replaying_leaves_events_and_start_as_they_are():
         np.testing.assert_array_equal(found.table, before)
 
 
+def replay_synchronous(shares, events, start):
+    n = len(shares)
+    places = [Place(i, n, (), share, 1.0, HELD, 0) for i, share in enumerate(shares)]
+    return replay_allreduce(METHODS["allreduce"], places, step_size, events, start)
+
+
 def synchronous_events(n_workers, n_rounds):
     table = np.array([[t, t] for t in range(n_rounds)] + [[n_rounds, NONE]], dtype=np.int32)
     return [Events(table.copy(), 0) for _ in range(n_workers)]
@@ -478,7 +484,7 @@ def test_a_replayed_allreduce_is_descent_along_the_mean_gradient(n_workers):
     x = start.copy()
     for t in range(12):
         x = x - step_size(t) * sum(share.term(x, k) for share in shares for k in range(3)) / n_workers
-    found = replay_allreduce(shares, step_size, synchronous_events(n_workers, 12), start)
+    found = replay_synchronous(shares, synchronous_events(n_workers, 12), start)
     np.testing.assert_allclose(found, np.tile(x, (n_workers, 1)), rtol=1e-12)
     np.testing.assert_array_equal(start, [1.0, -2.0, 0.5])
 
@@ -489,7 +495,7 @@ def test_an_allreduce_in_which_one_rank_went_another_way_is_refused(rank, row, c
     events = synchronous_events(3, 12)
     events[rank].table[row, column] = value
     with pytest.raises(RunError, match="other rounds than rank 0"):
-        replay_allreduce([Wavy(i, 3) for i in range(3)], step_size, events, np.zeros(N_PARAMS))
+        replay_synchronous([Wavy(i, 3) for i in range(3)], events, np.zeros(N_PARAMS))
 
 
 @pytest.mark.parametrize(("row", "column", "value"), [(3, 0, 4), (3, 1, 2), (3, 1, NONE), (0, 0, -1)])
@@ -498,11 +504,11 @@ def test_an_allreduce_with_a_round_left_out_by_all_is_refused(row, column, value
     for found in events:
         found.table[row, column] = value
     with pytest.raises(RunError, match="contradict the rules"):
-        replay_allreduce([Wavy(i, 3) for i in range(3)], step_size, events, np.zeros(N_PARAMS))
+        replay_synchronous([Wavy(i, 3) for i in range(3)], events, np.zeros(N_PARAMS))
 
 
 def test_an_allreduce_of_which_one_rank_lacks_a_round_is_refused():
     events = synchronous_events(3, 12)
     events[1] = Events(events[1].table[1:], 0)
     with pytest.raises(RunError, match="rank 1 went through other rounds than rank 0"):
-        replay_allreduce([Wavy(i, 3) for i in range(3)], step_size, events, np.zeros(N_PARAMS))
+        replay_synchronous([Wavy(i, 3) for i in range(3)], events, np.zeros(N_PARAMS))

@@ -103,6 +103,43 @@ def test_every_other_method(method: str, late: str) -> None:
     assert_equals_simulation(experiment(size, topology={"kind": "ring"}, method={"kind": method, "late": late}))
 
 
+SOLVERS = ["descent", "nesterov", "cg", "lbfgs"]
+PROBLEMS = {
+    "logistic": {},
+    "least squares": {
+        "data": {
+            "source": "synthetic",
+            "partition": "in_order",
+            "heterogeneity": 0.5,
+            "n_samples": 600,
+            "n_features": 20,
+        },
+        "objective": {"kind": "least_squares"},
+    },
+}
+
+
+@pytest.mark.mpi(min_size=1)
+@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_every_way_to_use_the_mean_gradient(solver: str, problem: str) -> None:
+    with Session() as session:
+        size = session.size
+    for rounds in (4, 25):
+        raw = experiment(size, **PROBLEMS[problem], method={"kind": "allreduce", "solver": solver})
+        assert_equals_simulation({**raw, "rounds": rounds})
+
+
+@pytest.mark.mpi(min_size=1)
+def test_preconditioned_conjugate_gradients() -> None:
+    with Session() as session:
+        size = session.size
+    method = {"kind": "allreduce", "solver": "cg", "preconditioner": "local"}
+    for rounds in (4, 5, 25):
+        raw = experiment(size, **PROBLEMS["least squares"], method=method)
+        assert_equals_simulation({**raw, "rounds": rounds})
+
+
 RULES = [
     ("push_pull", "fold"),
     ("push_pull", "stale"),

@@ -22,7 +22,7 @@ from goco_mpi.engine.train import train
 from goco_mpi.errors import RunError
 from goco_mpi.experiment import lay_out
 from goco_mpi.record import Outcome, read_run, write_run
-from goco_mpi.replay import TOLERANCE, replay
+from goco_mpi.replay import MOST, TOLERANCE, replay
 from goco_mpi.schema import RunConfig
 
 INF = math.inf
@@ -147,6 +147,60 @@ def test_weights_by_the_rates_that_ranks_tell(
 @pytest.mark.parametrize("method", [{"late": "wait"}, {"kind": "dgd"}, {"kind": "allreduce"}], ids=str)
 def test_other_methods(session: Session, method: dict[str, Any]) -> None:
     run_and_replay(session, experiment(session.size, method=method, stragglers={**SLOW, "factor": 3.0}))
+
+
+LEAST_SQUARES = {"data": {"source": "diabetes", "partition": "in_order"}, "objective": {"kind": "least_squares"}}
+
+
+@pytest.mark.mpi(min_size=1)
+@pytest.mark.parametrize("problem", [{}, LEAST_SQUARES], ids=["logistic", "least squares"])
+@pytest.mark.parametrize("solver", ["nesterov", "cg", "lbfgs"])
+def test_what_is_made_of_an_allreduce(session: Session, solver: str, problem: dict[str, Any]) -> None:
+    method = {"kind": "allreduce", "solver": solver}
+    step = {"tau": None}  # these find the length of their steps themselves
+    config = experiment(session.size, **problem, method=method, step=step, stragglers={**SLOW, "factor": 3.0})
+    outcome = run_and_replay(session, config)
+    if outcome is not None:
+        for row in outcome.ranks:
+            assert row["gradients"] == row["messages_sent"] == 60
+
+
+@pytest.mark.mpi(min_size=1)
+@pytest.mark.parametrize("solver", ["cg", "lbfgs"])
+def test_a_run_in_which_rounding_grew_agrees_with_its_replay_within_that(session: Session, solver: str) -> None:
+    config = experiment(
+        session.size,
+        rounds=120,
+        data={"source": "digits", "standardize": False},
+        objective={"kind": "softmax", "l2": 1e-3},
+        method={"kind": "allreduce", "solver": solver},
+        step={"tau": None},
+    )
+    outcome = train(config, session)
+    if outcome is None:
+        return
+    with recorded(config, outcome) as out:
+        found = replay(read_run(out))
+    assert found.agrees
+    assert found.tolerance < MOST
+    altered = outcome.stacked_params.copy()
+    altered[-1] += 2.0 * found.tolerance * np.abs(altered).max()
+    with recorded(config, dataclasses.replace(outcome, stacked_params=altered)) as out:
+        assert not replay(read_run(out)).agrees
+
+
+@pytest.mark.mpi(min_size=1)
+def test_a_preconditioned_allreduce_with_every_other_round_without_a_gradient(session: Session) -> None:
+    method = {"kind": "allreduce", "solver": "cg", "preconditioner": "local"}
+    config = experiment(session.size, **LEAST_SQUARES, rounds=9, method=method, step={"tau": None}, stragglers=SLOW)
+    outcome = run_and_replay(session, config)
+    if outcome is not None:
+        assert outcome.events is not None
+        for row, table in zip(outcome.ranks, outcome.events, strict=True):
+            assert row["messages_sent"] == 9
+            assert row["gradients"] == (table[:, 1] != NONE).sum() <= 6  # it may be done before the end
+            # One rank alone is at the minimum after the first round, and finds out in the second.
+            assert (table[:4, 1] == [0, 1, NONE, 3 if session.size > 1 else NONE]).all()
 
 
 @pytest.mark.mpi(min_size=1)

@@ -60,29 +60,25 @@ def run_allreduce(
     every = every or n_rounds
     stopped = not observe(0, 0.0, stacked(), Spent(0.0, 0.0))
     while round_ < n_rounds and not stopped:
-        lasts_s = np.array(
-            [
-                max(
-                    cost.gradient_s(worker, round_, share.n_rows) * stragglers.slowness(worker),
-                    stragglers.duration_s(worker, round_),
-                )
-                for worker, share in enumerate(shares)
-            ]
-        )
+        needed = method.needs_gradient(states[0], round_)  # all are in the same state
+        lasts_s = np.zeros(n_workers)
+        for i, share in enumerate(shares) if needed else ():
+            own_s = cost.gradient_s(i, round_, share.n_rows) * stragglers.slowness(i)
+            lasts_s[i] = max(own_s, stragglers.duration_s(i, round_))
         round_s = float(lasts_s.max()) + cost.allreduce_s(n_workers, n_bytes)
         if not np.isfinite(round_s):
             now = float("inf")
             break
         now += round_s
         for state, share, out in zip(states, shares, message, strict=True):
-            gradient = Gradient(share.gradient(state.params), state.params)
+            gradient = Gradient(share.gradient(state.params), state.params) if needed else None
             method.send(state, gradient, step_size(round_), round_, out)
         mean = Received(message.mean(axis=0), 0)
         for state, own, worker, seconds, n_held in zip(states, message, counts, lasts_s, loads, strict=True):
             method.receive(state, own, [mean], nowhere, step_size(round_))
             worker.rounds += 1
-            worker.gradients += 1
-            worker.shard_gradients += n_held
+            worker.gradients += needed
+            worker.shard_gradients += n_held * needed
             worker.compute_s += float(seconds)
             worker.wait_s += round_s - float(seconds)
             worker.wall_s = now

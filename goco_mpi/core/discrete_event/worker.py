@@ -176,6 +176,9 @@ class Worker:
         if self._over():
             self._say_goodbye()
             return
+        if not self._method.needs_gradient(self._state, self.round):
+            self._gossip(self._work.meanwhile, self.begin)
+            return
         around, me, now = self._around, self._place.worker, self._queue.now
         encoding = self._method.encoding(self._state)
         self._blocks = self._work.start(self.params, self.round, self.counts.rounds, encoding)

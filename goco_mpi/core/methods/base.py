@@ -10,6 +10,7 @@ from typing import ClassVar, Generic, Literal, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from goco_mpi.core.codes import Code
 from goco_mpi.core.gossip import Mixing, Received
 from goco_mpi.core.shares import Share
 
@@ -48,6 +49,10 @@ class Place:
         M, all shards.
     all_weights : ndarray of shape (n_workers, n_shards), optional
         (N/M) a_ik of all workers and shards, for methods that change them.
+    momentum : float or None
+        For `goco_mpi.core.methods.allreduce_nesterov`, where the curvatures of the loss tell it.
+    code : Code, optional
+        How gradients are decoded, for methods that are exact.
     """
 
     worker: int
@@ -58,6 +63,8 @@ class Place:
     held: NDArray[np.bool_]
     n_shards: int
     all_weights: Array | None = None
+    momentum: float | None = None
+    code: Code | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,41 +109,51 @@ class Method(ABC, Generic[S]):
         As in ``method.kind``.
     coded : bool
         Whether shards may be replicated and gradients coded; otherwise every shard has one holder.
-    exchange : {'gossip', 'allreduce'}
+    exact : bool
+        Whether the encoding is an exact gradient code, in place of ``method.weights``.
+    exchange : {'gossip', 'allreduce', 'central'}
         ``gossip``: messages to graph neighbours, of whom some may be late.
         ``allreduce``: the mean over all workers, which waits for everyone.
     reweighs : bool
         Whether its weights may change in a run, as completion rates become known.
+        ``central``: worker 0 is the master of the others (`goco_mpi.core.methods.central`).
     remembers : bool
         Whether a worker whose gradient is late goes on with its last one by itself.
+    sensitive : bool
+        Whether what rounding does may grow on the way, as it does where differences of gradients are divided.
     mixings : tuple of str
         Mixing rules that are sound with it, the default first.
     late : {'discard', 'memory'}
         What a late gradient is worth where the config leaves it open.
     steps : bool
         Whether it takes steps of the size that the config gives.
+    solvers : tuple of str
+        What a master may minimise with, the default first; see `goco_mpi.core.methods.central`.
     """
 
     name: ClassVar[str]
     coded: ClassVar[bool] = True
-    exchange: ClassVar[Literal["gossip", "allreduce"]] = "gossip"
+    exact: ClassVar[bool] = False
+    exchange: ClassVar[Literal["gossip", "allreduce", "central"]] = "gossip"
     reweighs: ClassVar[bool] = False
     remembers: ClassVar[bool] = False
+    sensitive: ClassVar[bool] = False
     mixings: ClassVar[tuple[str, ...]] = ("stale", "fold", "symmetric", "running")
     late: ClassVar[Literal["discard", "memory"]] = "discard"
     steps: ClassVar[bool] = True
+    solvers: ClassVar[tuple[str, ...]] = ()
 
     def message_size(self, n_params: int) -> int:
         """Return the numbers in a message; here one vector."""
         return n_params
 
-    def wants_gradient(self, round_: int) -> bool:
-        """Tell whether a gradient is taken in a round; otherwise messages alone are exchanged."""
-        return True
-
     @abstractmethod
     def start(self, params: Array, place: Place) -> S:
         """Return a worker's first state."""
+
+    def needs_gradient(self, state: S, round_: int) -> bool:
+        """Tell whether this round has a use for a gradient; where it has none, none is computed."""
+        return True
 
     def encoding(self, state: S) -> Encoding | None:
         """Return the weights for a gradient that begins now; None: those of the worker's share."""

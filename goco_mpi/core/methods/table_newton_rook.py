@@ -41,7 +41,7 @@ class RookTableNewton(TableNewton):
         """Return the length of a message of the complete graph, and a row entry."""
         return super().message_size(n_params) + ENTRY + 2 * n_params
 
-    def wants_gradient(self, round_: int) -> bool:
+    def needs_gradient(self, state: TableNewtonState, round_: int) -> bool:
         """Every other round; odd ones, in which scripted stragglers that finish every so often do finish."""
         return round_ % 2 == 1
 

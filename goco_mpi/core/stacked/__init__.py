@@ -7,8 +7,15 @@ of shape (n_workers, n_params), gossip is a sparse matrix product, lateness is a
 from collections.abc import Callable, Sequence
 
 from goco_mpi.core.shares import Share
-from goco_mpi.core.stacked.allreduce import StackedAllreduce
+from goco_mpi.core.stacked.allreduce import (
+    StackedDescentOnMean,
+    StackedLbfgs,
+    StackedNesterov,
+    StackedPreconditioned,
+    stacked_conjugate_gradients,
+)
 from goco_mpi.core.stacked.base import Array, Links, Step
+from goco_mpi.core.stacked.central import StackedCentral, StackedMasterCg
 from goco_mpi.core.stacked.exact_diffusion import StackedExactDiffusion
 from goco_mpi.core.stacked.goco import StackedDescent
 from goco_mpi.core.stacked.push_pull import StackedPushPull
@@ -21,7 +28,19 @@ STEPS: dict[str, Callable[[Array, Links, Sequence[Share]], Step]] = {
     "exact_diffusion": StackedExactDiffusion,
     "table_newton": StackedNewton,
     "dgd": StackedDescent,
-    "allreduce": StackedAllreduce,
 }
 
-__all__ = ["STEPS", "Links", "StackedRunningSums", "Step"]
+SOLVERS: dict[str, Callable[[Array, Sequence[Share], float | None], Step]] = {
+    "descent": StackedDescentOnMean,
+    "nesterov": StackedNesterov,
+    "cg": stacked_conjugate_gradients,
+    "lbfgs": StackedLbfgs,
+    "preconditioned_cg": StackedPreconditioned,
+    "master_cg": StackedMasterCg,
+}
+"""What is made of the mean gradient; the last two of 'allreduce' and of a master alone."""
+
+CENTRAL = ("sgc", "gradient_coding")
+"""Methods of a master: `StackedCentral`."""
+
+__all__ = ["CENTRAL", "SOLVERS", "STEPS", "Links", "StackedCentral", "StackedRunningSums", "Step"]

@@ -29,7 +29,7 @@ class Step(ABC):
     all_weights: Array | None = None
     steps: bool = True
 
-    def wants_gradient(self, t: int) -> bool:
+    def needs_gradient(self, t: int) -> bool:
         """Tell whether gradients are taken in a round."""
         return True
 

@@ -102,7 +102,7 @@ class StackedNewton(Step):
                 return columns
         raise ValueError("neither a complete graph nor a rook's")
 
-    def wants_gradient(self, t: int) -> bool:
+    def needs_gradient(self, t: int) -> bool:
         """With several rows, news takes two rounds: a gradient is taken in every other."""
         return self.n_columns == len(self.x) or t % 2 == 1
 
