@@ -163,7 +163,14 @@ def take_rounds(net, method, graph, matrix, stragglers, n_rounds, rule="stale", 
 @pytest.mark.parametrize("late", ["discard", "memory"])
 @pytest.mark.parametrize("link_p", [0.0, 0.4])
 @pytest.mark.parametrize(
-    ("name", "rule"), [(name, rule) for name in METHODS for rule in METHODS[name].mixings or ("",)]
+    ("name", "rule"),
+    # Those with a master have their own stars in test_central.py.
+    [
+        (name, rule)
+        for name in METHODS
+        if METHODS[name].exchange != "central"
+        for rule in METHODS[name].mixings or ("",)
+    ],
 )
 def test_methods_written_as_pure_functions_take_the_same_rounds(name, rule, link_p, late):
     method = METHODS[name]
