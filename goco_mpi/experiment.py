@@ -130,6 +130,8 @@ def lay_out(config: RunConfig, n_workers: int) -> Layout:
     graph = _topology(config, n_workers)
     replication = min(2, n_workers) if config.placement.replication is None else config.placement.replication
     holders = placement.build(config.placement.kind, n_workers, config.data.shards, replication, config.seed)
+    exact = METHODS[config.method.kind].exact
+    code = codes.build(config.placement.kind, holders, config.seed) if exact else None
     straggler_config = config.stragglers
     stragglers = StragglerModel(
         kind=straggler_config.kind,
@@ -144,7 +146,7 @@ def lay_out(config: RunConfig, n_workers: int) -> Layout:
         distribution=straggler_config.distribution,
         link_p=straggler_config.link_p,
         paired_links=config.method.mixing == "symmetric",
-        abandons=_abandons(config),
+        abandons=_abandons(config, code, n_workers),
     )
     late = config.method.late
     completion_rates = stragglers.completion_rates(holders.load if late == "partial" else None)
@@ -153,8 +155,6 @@ def lay_out(config: RunConfig, n_workers: int) -> Layout:
     elif late == "memory" or METHODS[config.method.kind].remembers:
         # Whoever goes on using its last gradient loses none: only what a dead worker holds is to be made up for.
         completion_rates = (completion_rates > 0.0).astype(np.float64)
-    exact = METHODS[config.method.kind].exact
-    code = codes.build(config.placement.kind, holders, config.seed) if exact else None
     return Layout(
         config=config,
         n_workers=n_workers,
@@ -168,11 +168,13 @@ def lay_out(config: RunConfig, n_workers: int) -> Layout:
     )
 
 
-def _abandons(config: RunConfig) -> bool:
+def _abandons(config: RunConfig, code: Code | None, n_workers: int) -> bool:
     """Return whether those of ``stragglers.kind = 'slow'`` never finish a gradient before a master goes on."""
-    method, deadline, slow = METHODS[config.method.kind], config.deadline, config.stragglers
-    if method.exchange != "central" or method.exact:
-        return method.exact
+    deadline, slow = config.deadline, config.stragglers
+    if METHODS[config.method.kind].exchange != "central":
+        return False
+    if code is not None:  # nor does it go on where it needs them
+        return code.decodable(~np.isin(np.arange(n_workers), slow.ranks))
     if deadline.compute_s == "auto":
         return slow.factor > deadline.compute_factor
     return slow.work_s * slow.factor > float(deadline.compute_s)

@@ -333,6 +333,18 @@ def test_a_slow_worker_never_finishes_and_its_shards_are_made_up_for():
         lay_out(configured("sgc", placement={"kind": "uncoded"}, stragglers=slow), 4)
 
 
+@pytest.mark.parametrize(("ranks", "rate"), [([1], 0.0), ([0, 1, 2], 0.1)])
+def test_slow_workers_that_an_exact_code_cannot_do_without_are_waited_for(ranks, rate):
+    slow = {"kind": "slow", "ranks": ranks, "factor": 10.0}
+    layout = lay_out(configured(placement={"kind": "cyclic", "replication": 2}, stragglers=slow), 4)
+    assert layout.code.decodable(mask_of(4, ranks)) is (rate == 0.0)
+    assert layout.stragglers.completion_rates()[ranks].tolist() == [rate] * len(ranks)
+
+
+def mask_of(n, missing):
+    return ~np.isin(np.arange(n), missing)
+
+
 def test_a_worker_that_is_slower_but_within_the_deadline_is_not_made_up_for():
     slow = {"kind": "slow", "ranks": [1], "factor": 1.6, "work_s": 0.01}
     for deadline, rate in (("auto", 0.5), (0.02, 0.5), (0.01, 0.0)):

@@ -172,6 +172,7 @@ def take_rounds(net, method, graph, matrix, stragglers, n_rounds, rule="stale", 
 @pytest.mark.parametrize("link_p", [0.0, 0.4])
 @pytest.mark.parametrize(
     ("name", "rule"),
+    # Those with a master have their own stars in test_central.py.
     [
         (name, rule)
         for name in METHODS
