@@ -16,7 +16,7 @@ from goco_mpi.core.replay import replay_allreduce
 from goco_mpi.core.shares import ModelShare
 from goco_mpi.core.simulate import simulate
 from goco_mpi.core.stragglers import StragglerModel
-from goco_mpi.errors import InputError
+from goco_mpi.errors import InputError, RunError
 from goco_mpi.experiment import lay_out, load_problem, synchronous_curvature
 from goco_mpi.replay import Replay
 from goco_mpi.simulation import simulate_experiment
@@ -300,6 +300,18 @@ def test_rounding_does_not_grow_where_the_loss_is_quadratic():
         assert np.abs(one[:30] - other[:30]).max() < 1e-12 * np.abs(problem.best).max()
 
 
+@pytest.mark.parametrize(("row", "point"), [(2, 2), (3, NONE), (4, 3)])
+def test_events_with_a_gradient_too_many_or_too_few_are_refused(row, point):
+    problem = Problem(n_workers=2, n=60, n_params=12, cond=30.0)
+    places = [Place(i, 2, (), share, share.weight, HELD) for i, share in enumerate(problem.shares)]
+    table = np.array([[0, 0], [1, 1], [2, NONE], [3, 3], [4, NONE], [5, NONE]], dtype=np.int32)
+    events = [Events(table, 0)] * 2
+    assert np.abs(replay_allreduce(PRECONDITIONED["cg"], places, lambda t: 0.1, events, np.zeros(12))).max() > 0.1
+    table[row, 1] = point
+    with pytest.raises(RunError, match=f"round {row} of an allreduce without its gradient, or with one that it has no"):
+        replay_allreduce(PRECONDITIONED["cg"], places, lambda t: 0.1, events, np.zeros(12))
+
+
 @pytest.mark.parametrize("solver", EVERY)
 def test_disturbed_sums_move_a_replay_a_little_and_more_where_rounding_grows(solver):
     problem = Problem(n_workers=3, n=60, n_params=12, cond=1e4)
@@ -369,6 +381,19 @@ def test_directions_beyond_the_memory_take_the_place_of_the_oldest():
         directions.add(2.0 * axis, 8.0 * axis, 16.0)
     np.testing.assert_allclose(directions.conjugate(np.ones(3)), [1.0, 0.0, 0.0])
     np.testing.assert_allclose(directions.conjugate(np.array([1.0, -1.0, 1.0]), least=0.0), [1.0, 0.0, 1.0])
+
+
+def test_a_step_uphill_takes_all_momentum_away_where_none_is_given():
+    share = Problem(n_workers=1, n=2, n_params=1).shares[0]
+    method = SOLVERS["nesterov"]
+    state = method.start(np.array([1.0]), Place(0, 1, (), share, 1.0, HELD))
+    points = []
+    for _ in range(60):
+        method.advance(state, 0.02 * state.params, 1.0)  # F = 0.01 x^2
+        points.append(state.params[0])
+    turned = int(np.argmax(np.array(points) < 0.0))  # past the minimum, from where it would go uphill
+    assert 5 < turned < 50
+    assert abs(points[turned + 1]) <= 0.98 * abs(points[turned])
 
 
 def test_a_trial_that_went_uphill_is_shortened_and_not_taken():
