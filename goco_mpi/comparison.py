@@ -77,6 +77,10 @@ def read_variants(paths: Sequence[Path]) -> list[Variant]:
     for path in paths:
         if (path / RESULTS).is_file():
             variants += _of_sweep(path / RESULTS)
+        elif (path / "runs").is_dir():
+            raise InputError(
+                f"{str(path)!r} is a sweep without its table. Run goco sweep again: it goes on from there."
+            )
         else:
             runs.append(read_run(path))
     return variants + _of_runs(runs)

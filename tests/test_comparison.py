@@ -203,6 +203,12 @@ def test_a_damaged_table_is_refused(tmp_path: Path, damage: str) -> None:
         read_variants([tmp_path])
 
 
+def test_a_sweep_that_was_killed_has_to_go_on_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "runs").mkdir()
+    assert main(["report", str(tmp_path)]) == 2
+    assert "goco sweep again" in capsys.readouterr().err
+
+
 def test_curves_over_seeds_end_where_the_shortest_does() -> None:
     points, values = figures.curves([history(FAST), history(SLOW[:3])], "round", "suboptimality")
     assert points.tolist() == [0.0, 10.0, 20.0]

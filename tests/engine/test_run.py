@@ -22,7 +22,7 @@ from goco_mpi.core.shares import ModelShare
 from goco_mpi.core.stragglers import StragglerModel
 from goco_mpi.engine.exchange import Exchange
 from goco_mpi.engine.gradients import GradientWork
-from goco_mpi.engine.runner import RoundLoop, Snapshots
+from goco_mpi.engine.runner import RoundLoop, Snapshots, Spent
 from goco_mpi.engine.session import Session
 from goco_mpi.engine.stopping import Stopping
 from goco_mpi.engine.train import train
@@ -460,6 +460,17 @@ def test_a_rank_jumps_to_the_newest_round_it_heard_of() -> None:
     assert not loop.run()
     assert exchange.offered == [0, 1, 2, 3, 7, 8, 9]
     assert (loop.round, loop.counts.rounds, loop.counts.jumped, loop.counts.gradients) == (10, 7, 3, 7)
+
+
+def test_what_was_spent_stays_with_its_snapshot_when_others_are_dropped() -> None:
+    snapshots = Snapshots(every=1)
+    for round_ in range(6):
+        snapshots.take(round_, float(round_), np.full(2, round_), lambda: Spent(10 * len(snapshots.rounds), 0))
+    snapshots.thin(2)
+    snapshots.finish(5, 9.0, np.full(2, 7.0), Spent(99, 3))
+    assert snapshots.rounds == [0, 2, 4, 5]
+    assert [spent.bytes_sent for spent in snapshots.spent] == [0, 20, 40, 99]
+    assert [params[0] for params in snapshots.params] == [0.0, 2.0, 4.0, 7.0]
 
 
 def test_the_next_round_is_no_jump() -> None:
