@@ -17,11 +17,11 @@ from typing import Any, TypeVar, get_type_hints
 
 import msgspec
 
-from goco_mpi.core import encoding, gossip, mixing, objectives, placement, stragglers, topology
+from goco_mpi.core import compression, encoding, gossip, mixing, objectives, placement, stragglers, topology
 from goco_mpi.core.methods import METHODS
 from goco_mpi.core.methods.table_newton import TABLE_NEWTON
 from goco_mpi.errors import InputError, check_one_of, check_range
-from goco_mpi.schema import DeadlineConfig, PlacementConfig, RunConfig, Section, StepConfig, StopConfig
+from goco_mpi.schema import DeadlineConfig, MethodConfig, PlacementConfig, RunConfig, Section, StepConfig, StopConfig
 
 BUNDLED = ("digits", "breast_cancer", "diabetes")
 PARTITIONS = ("iid", "by_label", "in_order")
@@ -207,6 +207,7 @@ def _check(config: RunConfig) -> None:
     if config.method.mixing is not None:
         check_one_of("method.mixing", config.method.mixing, gossip.RULES)
     check_range("method.max_age", config.method.max_age, 0, 2**31)
+    _check_compression(config.method)
     check_one_of("step.kind", step.kind, STEPS)
     _check_positive("step.scale", step.scale)
     if step.size is not None:
@@ -229,6 +230,21 @@ def _check(config: RunConfig) -> None:
     for name in ("work_s", "delay_s"):
         _check_not_negative(f"stragglers.{name}", getattr(config.stragglers, name))
     check_range("record.every", config.record.every, 1, 2**52)
+
+
+def _check_compression(method: MethodConfig) -> None:
+    check_one_of("method.compression", method.compression, compression.KINDS)
+    for name, value in (("compression_ratio", method.compression_ratio), ("consensus_step", method.consensus_step)):
+        if value is not None and not 0.0 < value <= 1.0:
+            raise InputError(f"method.{name} must be above 0 and at most 1. Got {value:g}.")
+    if method.compression_bits not in compression.BITS:
+        known = ", ".join(map(str, compression.BITS))
+        raise InputError(f"method.compression_bits must be one of {known}. Got {method.compression_bits}.")
+    if method.consensus_step is not None and method.compression == "none":
+        raise InputError(
+            f"method.consensus_step goes with compressed messages only. Got {method.consensus_step:g} with "
+            "method.compression = 'none'. Leave it out, or choose top_k, random_k or quantize."
+        )
 
 
 def _check_deadline(deadline: DeadlineConfig) -> None:
@@ -301,6 +317,18 @@ def _check_pairings(config: RunConfig) -> None:
             f"method.mixing = '{rule}' is not sound with method.kind = '{kind}': {_UNSOUND[str(rule)]} "
             f"Use {' or '.join(repr(name) for name in method.mixings)}."
         )
+    if config.method.compression != "none":
+        if kind not in ("goco", "dgd"):
+            raise InputError(
+                f"method.compression = '{config.method.compression}' is not sound with method.kind = '{kind}', whose "
+                "messages hold more than parameters that settle. Use 'none', or method.kind = 'goco' or 'dgd'."
+            )
+        if rule != "stale":
+            raise InputError(
+                f"method.mixing = '{rule}' is not sound with method.compression = '{config.method.compression}': a "
+                f"message renews a part of a neighbour's vector, and the rest is older. {_COMPRESSED[str(rule)]} "
+                "Use 'stale'."
+            )
     if rule == "symmetric" and config.deadline.gossip_s != math.inf:
         raise InputError(
             "method.mixing = 'symmetric' needs deadline.gossip_s = inf: by a deadline no rank can know whether its own "
@@ -323,6 +351,11 @@ def _check_pairings(config: RunConfig) -> None:
         )
 
 
+_COMPRESSED = {
+    "fold": "'fold' mixes nothing old.",
+    "symmetric": "What two neighbours take from each other must cancel, and after a loss it does not.",
+    "running": "Of running sums nothing may be left out.",
+}
 _UNSOUND = {
     "stale": "what two neighbours take from each other must cancel, and an older vector does not.",
     "fold": "what two neighbours take from each other must cancel, and with fold one may mix alone.",

@@ -14,8 +14,10 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from goco_mpi.core import encoding, gossip, mixing, objectives, optimum, placement, schedules, topology
+from goco_mpi.core.compression import Compression
 from goco_mpi.core.gossip import Mixing
 from goco_mpi.core.methods import METHODS, Method, Place
+from goco_mpi.core.methods.compressed import CompressedGossip
 from goco_mpi.core.methods.running_sums import RUNNING_SUMS
 from goco_mpi.core.objectives import Objective, WeightedRows
 from goco_mpi.core.placement import Placement
@@ -106,16 +108,38 @@ def lay_out(config: RunConfig, n_workers: int) -> Layout:
         completion_rates = stragglers.completion_rates()
     elif config.method.late == "partial":
         completion_rates = stragglers.completion_rates(holders.load)
+    matrix = mixing.build(config.topology.mixing_matrix, graph)
     return Layout(
         config=config,
         n_workers=n_workers,
         topology=graph,
-        mixing_matrix=mixing.build(config.topology.mixing_matrix, graph),
+        mixing_matrix=matrix,
         placement=holders,
         encoding_weights=encoding.build(config.method.weights, holders, completion_rates),
         stragglers=stragglers,
-        method=RUNNING_SUMS if config.method.mixing == "running" else METHODS[config.method.kind],
+        method=_method(config, matrix),
     )
+
+
+def compression(config: RunConfig) -> Compression | None:
+    """Return how the messages of ``config`` are compressed; None: not at all."""
+    section = config.method
+    if section.compression == "none":
+        return None
+    return Compression(
+        kind=section.compression,
+        ratio=section.compression_ratio,
+        bits=section.compression_bits,
+        seed=config.seed,
+        consensus_step=section.consensus_step,
+    )
+
+
+def _method(config: RunConfig, matrix: sp.csr_array) -> Method[Any]:
+    compressed = compression(config)
+    if compressed is not None:
+        return CompressedGossip(compressed, mixing.laplacian_norm(matrix))
+    return RUNNING_SUMS if config.method.mixing == "running" else METHODS[config.method.kind]
 
 
 def _topology(config: RunConfig, n_workers: int) -> Topology:

@@ -91,6 +91,15 @@ class MethodConfig(Section, frozen=True):
     method has it."""
     max_age: int = 20
     """stale: rounds after which a neighbour's vector is no longer used."""
+    compression: str = "none"
+    """goco, dgd: what a message holds: none (the whole vector) | top_k (the coordinates that changed most) | random_k
+    (some at random) | quantize (all, in few bits)."""
+    compression_ratio: float = 0.1
+    """top_k, random_k: part of the coordinates in a message, in (0, 1]."""
+    compression_bits: int = 8
+    """quantize: bits a coordinate: 2, 4, 8 or 16."""
+    consensus_step: float | None = None
+    """With compression: how much of the mixing step is taken, in (0, 1] (default: by the compression and the graph)."""
 
 
 class StepConfig(Section, frozen=True):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from goco_mpi.core import metrics, objectives
 from goco_mpi.core.simulate import Observe, simulate
-from goco_mpi.experiment import lay_out, load_problem, step_schedule
+from goco_mpi.experiment import compression, lay_out, load_problem, step_schedule
 from goco_mpi.record import Outcome
 from goco_mpi.schema import RunConfig
 
@@ -66,6 +66,7 @@ class Simulation:
             rule=str(self.config.method.mixing),
             max_age=self.config.method.max_age,
             late=self.config.method.late,
+            compression=compression(self.config),
             observe=observe,
         )
 

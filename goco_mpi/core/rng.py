@@ -24,6 +24,8 @@ class Purpose(IntEnum):
     LINK = 8
     CURVATURE = 9
     SHARD_ORDER = 10
+    COMPRESSION = 20
+    BATCH = 21
 
 
 def stream(seed: int, purpose: Purpose, worker: int = 0, round_: int = 0) -> np.random.Generator:

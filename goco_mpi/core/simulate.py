@@ -12,8 +12,9 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from goco_mpi.core.compression import Compression
 from goco_mpi.core.shares import Share
-from goco_mpi.core.stacked import STEPS, Links, StackedRunningSums
+from goco_mpi.core.stacked import STEPS, Links, StackedCompressed, StackedRunningSums
 from goco_mpi.core.stragglers import StragglerModel
 from goco_mpi.errors import divergence
 
@@ -32,6 +33,7 @@ def simulate(
     rule: str = "stale",
     max_age: int = 0,
     late: str = "discard",
+    compression: Compression | None = None,
     observe: Observe = lambda round_, stacked_params: True,
 ) -> Array:
     """Run ``n_rounds`` rounds from zero and return all workers' parameters.
@@ -54,6 +56,8 @@ def simulate(
     late : {'discard', 'partial', 'memory', 'wait'}
         What a straggler's step is taken with: nothing, the shards it finished, its last whole
         gradient; or everyone waits and there are no stragglers.
+    compression : Compression, optional
+        Of the messages; with the methods 'goco' and 'dgd' under the rule 'stale'.
     observe : callable (round, X) -> bool
         Called before every round and once after the last; a False ends the run. X must not be kept.
 
@@ -75,7 +79,11 @@ def simulate(
     g = np.zeros_like(x)
     matrix = sp.eye_array(n_workers, format="csr") if mixing_matrix is None else mixing_matrix
     links = Links(matrix, stragglers, rule, max_age)
-    step = (StackedRunningSums if rule == "running" else STEPS[method])(x, links, shares)
+    step = (
+        (StackedRunningSums if rule == "running" else STEPS[method])(x, links, shares)
+        if compression is None
+        else StackedCompressed(x, links, compression)
+    )
     for t in range(n_rounds):
         if not observe(t, step.x):
             return step.x

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from goco_mpi.core.shares import Share
 from goco_mpi.core.stacked.allreduce import StackedAllreduce
 from goco_mpi.core.stacked.base import Array, Links, Step
+from goco_mpi.core.stacked.compressed import StackedCompressed
 from goco_mpi.core.stacked.exact_diffusion import StackedExactDiffusion
 from goco_mpi.core.stacked.goco import StackedDescent
 from goco_mpi.core.stacked.push_pull import StackedPushPull
@@ -24,4 +25,4 @@ STEPS: dict[str, Callable[[Array, Links, Sequence[Share]], Step]] = {
     "allreduce": StackedAllreduce,
 }
 
-__all__ = ["STEPS", "Links", "StackedRunningSums", "Step"]
+__all__ = ["STEPS", "Links", "StackedCompressed", "StackedRunningSums", "Step"]
