@@ -185,6 +185,8 @@ def _check(config: RunConfig) -> None:
     check_one_of("data.partition", data.partition, PARTITIONS)
     check_one_of("data.format", data.format, FORMATS)
     check_range("data.shards", data.shards, 1, 2**31)
+    if data.batch_size is not None:
+        check_range("data.batch_size", data.batch_size, 1, 2**31)
     check_range("data.n_samples", data.n_samples, 1, 2**40)
     check_range("data.n_features", data.n_features, 1, 2**31)
     _check_not_negative("data.noise", data.noise)
@@ -343,6 +345,12 @@ def _check_pairings(config: RunConfig) -> None:
         raise InputError(
             f"method.kind = '{kind}' needs topology.kind = 'complete': a rank hears of another's gradient only from "
             f"that rank itself. Got {config.topology.kind!r}. On other graphs use method.kind = 'push_pull'."
+        )
+    if method is TABLE_NEWTON and config.data.batch_size is not None:
+        raise InputError(
+            f"data.batch_size is not sound with method.kind = '{kind}', which reads the curvature off differences of "
+            f"gradients: those of other rows are no curvature. Got {config.data.batch_size}. Leave it out, or use "
+            "method.kind = 'goco'."
         )
     if method is TABLE_NEWTON and config.stop.gradient_norm is not None:
         raise InputError(

@@ -14,6 +14,7 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from goco_mpi.core import encoding, gossip, mixing, objectives, optimum, placement, schedules, topology
+from goco_mpi.core.batches import Batch
 from goco_mpi.core.compression import Compression
 from goco_mpi.core.gossip import Mixing
 from goco_mpi.core.methods import METHODS, Method, Place
@@ -133,6 +134,12 @@ def compression(config: RunConfig) -> Compression | None:
         seed=config.seed,
         consensus_step=section.consensus_step,
     )
+
+
+def batch(config: RunConfig) -> Batch | None:
+    """Return what rows a gradient is taken of; None: all."""
+    size = config.data.batch_size
+    return None if size is None else Batch(size, config.seed)
 
 
 def _method(config: RunConfig, matrix: sp.csr_array) -> Method[Any]:

@@ -17,7 +17,7 @@ from goco_mpi.core.events import Events
 from goco_mpi.core.replay import replay_allreduce, replay_gossip
 from goco_mpi.core.schedules import StepSchedule
 from goco_mpi.errors import InputError, RunError
-from goco_mpi.experiment import lay_out, load_problem, step_schedule
+from goco_mpi.experiment import batch, lay_out, load_problem, step_schedule
 from goco_mpi.record import RunRecord, events_checksum, read_params, read_tables
 from goco_mpi.schema import RunConfig
 
@@ -81,9 +81,9 @@ def _parameters(config: RunConfig, tables: list[NDArray[np.int32]], step_size: f
     layout, problem = lay_out(config, n_workers), load_problem(config)
     shares = [problem.share(layout, worker) for worker in range(n_workers)]
     start = np.zeros(problem.objective.n_params)
-    schedule = _recorded_schedule(config, step_size)
+    schedule, drawn = _recorded_schedule(config, step_size), batch(config)
     if layout.method.exchange == "allreduce":
-        return replay_allreduce(shares, schedule, [Events(table, 0) for table in tables], start)
+        return replay_allreduce(shares, schedule, [Events(table, 0) for table in tables], start, drawn)
     topology = layout.topology
     return replay_gossip(
         layout.method,
@@ -92,6 +92,7 @@ def _parameters(config: RunConfig, tables: list[NDArray[np.int32]], step_size: f
         schedule,
         [Events(table, len(topology.neighbors(worker))) for worker, table in enumerate(tables)],
         start,
+        drawn,
     )
 
 

@@ -24,6 +24,8 @@ class DataConfig(Section, frozen=True):
     partition: str = "iid"
     """iid | by_label (sorted by target) | in_order (as the file has them)."""
     shards: int = 16
+    batch_size: int | None = None
+    """Rows of each shard that a gradient is taken of, drawn anew for every gradient (default: all)."""
     standardize: bool = False
     """Centre and scale every feature by its training mean and deviation (CSR: scale only)."""
     intercept: bool = True

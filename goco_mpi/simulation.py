@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from goco_mpi.core import metrics, objectives
 from goco_mpi.core.simulate import Observe, simulate
-from goco_mpi.experiment import compression, lay_out, load_problem, step_schedule
+from goco_mpi.experiment import batch, compression, lay_out, load_problem, step_schedule
 from goco_mpi.record import Outcome
 from goco_mpi.schema import RunConfig
 
@@ -67,6 +67,7 @@ class Simulation:
             max_age=self.config.method.max_age,
             late=self.config.method.late,
             compression=compression(self.config),
+            batch=batch(self.config),
             observe=observe,
         )
 

@@ -110,6 +110,7 @@ WRONG = [
     ("method.weights", "ema", "must be one of paper, coverage, plain", "Got 'ema'"),
     ("method.mixing", "sums", "must be one of stale, fold, symmetric, running", "Got 'sums'"),
     ("method.mixing", 3, "must be a text", "Got 3"),
+    ("data.batch_size", 0, "must be between 1 and", "Got 0"),
     ("method.max_age", -1, "must be between 0 and", "Got -1"),
     ("method.compression", "zip", "must be one of none, top_k, random_k, quantize", "Got 'zip'"),
     ("method.compression_ratio", 0.0, "must be above 0 and at most 1", "Got 0"),
@@ -457,7 +458,17 @@ def test_a_gradient_norm_is_not_read_off_newton_steps():
     parse_config({**raw, "method": {"kind": "push_pull"}})
 
 
+def test_newton_steps_refuse_minibatches_and_the_others_take_them():
+    raw = {"data": {"batch_size": 7}, "topology": {"kind": "complete"}, **WAITS}
+    message = refusal({**raw, "method": {"kind": "table_newton"}})
+    assert message.startswith("data.batch_size is not sound with method.kind = 'table_newton'")
+    assert "Got 7." in message and message.endswith("use method.kind = 'goco'.")
+    for kind in ("goco", "dgd", "allreduce", "push_pull", "exact_diffusion"):
+        assert parse_config({**raw, "method": {"kind": kind}}).data.batch_size == 7
+
+
 ROUND_TRIPS = [
+    {"data": {"batch_size": 3}},
     {},
     {"method": {"kind": "dgd"}},
     {"method": {"kind": "allreduce"}},

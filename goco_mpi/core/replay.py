@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from goco_mpi.core.batches import Batch
 from goco_mpi.core.events import NONE, EventLog, Events
 from goco_mpi.core.gossip import Mixing, Received
 from goco_mpi.core.methods import Gradient, Method, Place
@@ -31,6 +32,7 @@ def replay_gossip(
     step_size: Callable[[int], float],
     events: Sequence[Events],
     start: Array,
+    batch: Batch | None = None,
 ) -> Array:
     """Return all workers' final parameters of a gossip run.
 
@@ -47,6 +49,8 @@ def replay_gossip(
     events : sequence of Events, length n_workers
     start : ndarray of shape (n_params,)
         Everybody's first parameters.
+    batch : Batch, optional
+        Of the rows that gradients were taken of.
 
     Returns
     -------
@@ -60,7 +64,7 @@ def replay_gossip(
     for rank, found in enumerate(events):
         _check_form(rank, found)
     workers = [
-        _Worker(method, place, mixing, table, start)
+        _Worker(method, place, mixing, table, start, batch)
         for place, mixing, table in zip(places, mixings, events, strict=True)
     ]
     for worker in workers:
@@ -114,7 +118,11 @@ def replay_gossip(
 
 
 def replay_allreduce(
-    shares: Sequence[Share], step_size: Callable[[int], float], events: Sequence[Events], start: Array
+    shares: Sequence[Share],
+    step_size: Callable[[int], float],
+    events: Sequence[Events],
+    start: Array,
+    batch: Batch | None = None,
 ) -> Array:
     """Return all workers' final parameters of a synchronous run; see `replay_gossip`.
 
@@ -129,7 +137,8 @@ def replay_allreduce(
     for round_, point in zip(events[0].rounds[:-1], events[0].points[:-1], strict=True):
         if point != round_:
             raise RunError(f"The events contradict the rules: round {round_} of an allreduce without its gradient.")
-        x -= step_size(int(round_)) * np.mean([share.gradient(x) for share in shares], axis=0)
+        drawn = shares if batch is None else [batch.of(share, i, int(point)) for i, share in enumerate(shares)]
+        x -= step_size(int(round_)) * np.mean([share.gradient(x) for share in drawn], axis=0)
     return np.tile(x, (len(shares), 1))
 
 
@@ -149,6 +158,7 @@ class _Worker:
         mixing: Mixing,
         events: Events,
         start: Array,
+        batch: Batch | None,
     ) -> None:
         self.index = place.worker
         self.share = place.share
@@ -156,6 +166,7 @@ class _Worker:
         self.neighbors = place.neighbors
         self.mixing = mixing
         self.events = events
+        self.batch = batch
         self.step = 0
         self.state = method.start(start, place)
         self.message: Array | None = None
@@ -222,6 +233,8 @@ class _Worker:
         if self.step in self.last_use:
             encoding = self.method.encoding(self.state)
             share = self.share if encoding is None else self.share.reweighted(encoding.weights)
+            if self.batch is not None:
+                share = self.batch.of(share, self.index, self.step)
             shards = self.events.finished_shards(self.last_use[self.step])
             if shards is None:
                 vector = share.gradient(params)

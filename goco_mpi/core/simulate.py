@@ -12,6 +12,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from goco_mpi.core.batches import Batch
 from goco_mpi.core.compression import Compression
 from goco_mpi.core.shares import Share
 from goco_mpi.core.stacked import STEPS, Links, StackedCompressed, StackedRunningSums
@@ -34,6 +35,7 @@ def simulate(
     max_age: int = 0,
     late: str = "discard",
     compression: Compression | None = None,
+    batch: Batch | None = None,
     observe: Observe = lambda round_, stacked_params: True,
 ) -> Array:
     """Run ``n_rounds`` rounds from zero and return all workers' parameters.
@@ -58,6 +60,8 @@ def simulate(
         gradient; or everyone waits and there are no stragglers.
     compression : Compression, optional
         Of the messages; with the methods 'goco' and 'dgd' under the rule 'stale'.
+    batch : Batch, optional
+        Of the rows that gradients are taken of; in round t that of step t.
     observe : callable (round, X) -> bool
         Called before every round and once after the last; a False ends the run. X must not be kept.
 
@@ -92,6 +96,8 @@ def simulate(
             weights = step.weights(i, t)
             if weights is not None:
                 share = share.reweighted(weights)
+            if batch is not None:
+                share = batch.of(share, i, t)
             if late == "wait" or stragglers.finishes(i, t):
                 g[i] = share.gradient(step.x[i])
             elif late == "partial":

@@ -155,6 +155,29 @@ def test_compressed_messages_under_lost_links(method: dict, late: str) -> None:
     )
 
 
+@pytest.mark.mpi(min_size=1)
+@pytest.mark.parametrize("late", ["discard", "partial", "memory", "wait"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        {},
+        {"kind": "push_pull"},
+        {"kind": "exact_diffusion", "late": "memory"},
+        {"kind": "allreduce"},
+        {"compression": "top_k", "compression_ratio": 0.3},
+    ],
+    ids=lambda method: " ".join(map(str, method.values())) or "goco",
+)
+def test_minibatches_of_any_method_and_policy(method: dict, late: str) -> None:
+    with Session() as session:
+        size = session.size
+    if late == "partial" and method.get("kind") in ("push_pull", "exact_diffusion"):
+        return  # these remember whole gradients
+    # Shards of 37 and 38 rows, of which some are drawn.
+    raw = experiment(size, topology={"kind": "ring"}, method={"late": late, **method}, data={"batch_size": 5})
+    assert_equals_simulation({**raw, "step": {"kind": "constant", "size": 0.02}})
+
+
 @pytest.mark.mpi(min_size=2)
 def test_bytes_are_those_of_the_compressed_messages() -> None:
     with Session() as session:

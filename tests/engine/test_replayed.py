@@ -169,6 +169,14 @@ def test_compressed_messages(session: Session, method: dict[str, Any], late: str
 
 
 @pytest.mark.mpi(min_size=1)
+@pytest.mark.parametrize("late", ["discard", "partial", "memory"])
+@pytest.mark.parametrize("method", [{}, {"compression": "quantize"}, {"kind": "allreduce"}], ids=str)
+def test_minibatches(session: Session, method: dict[str, Any], late: str) -> None:
+    config = experiment(session.size, method={**method, "late": late}, stragglers=SLOW, data={"batch_size": 7})
+    run_and_replay(session, config)
+
+
+@pytest.mark.mpi(min_size=1)
 @pytest.mark.parametrize("method", [{"kind": "push_pull"}, {"mixing": "running"}], ids=["push_pull", "running"])
 def test_methods_that_lose_nothing_on_any_deadline(session: Session, method: dict[str, Any]) -> None:
     for deadline in ({"compute_s": 0.0, "gossip_s": 0.0}, {"compute_s": 3e-3, "gossip_s": 1e-3}):
