@@ -209,6 +209,8 @@ def _check(config: RunConfig) -> None:
     if config.method.mixing is not None:
         check_one_of("method.mixing", config.method.mixing, gossip.RULES)
     check_range("method.max_age", config.method.max_age, 0, 2**31)
+    if not 0.0 <= config.method.momentum < 1.0:
+        raise InputError(f"method.momentum must be at least 0 and below 1. Got {config.method.momentum:g}.")
     _check_compression(config.method)
     check_one_of("step.kind", step.kind, STEPS)
     _check_positive("step.scale", step.scale)
@@ -319,6 +321,8 @@ def _check_pairings(config: RunConfig) -> None:
             f"method.mixing = '{rule}' is not sound with method.kind = '{kind}': {_UNSOUND[str(rule)]} "
             f"Use {' or '.join(repr(name) for name in method.mixings)}."
         )
+    if config.method.momentum:
+        _check_momentum(config)
     if config.method.compression != "none":
         if kind not in ("goco", "dgd"):
             raise InputError(
@@ -356,6 +360,29 @@ def _check_pairings(config: RunConfig) -> None:
         raise InputError(
             f"stop.gradient_norm does not go with method.kind = '{kind}': it is read off steps along the gradient, and "
             f"these are not. Got {config.stop.gradient_norm:g}. Use stop.target_loss."
+        )
+
+
+def _check_momentum(config: RunConfig) -> None:
+    kind, beta = config.method.kind, config.method.momentum
+    if kind not in ("goco", "dgd"):
+        raise InputError(
+            f"method.momentum goes with method.kind = 'goco' or 'dgd'. Got {beta:g} with '{kind}'. Leave it out."
+        )
+    if config.method.mixing == "running":
+        raise InputError(
+            "method.momentum is not sound with method.mixing = 'running', whose parameters jump when late mass comes "
+            f"in. Got {beta:g}. Use 'stale', 'fold' or 'symmetric'."
+        )
+    if config.method.compression != "none":
+        raise InputError(
+            f"method.momentum is not sound with method.compression = '{config.method.compression}': it would carry on "
+            f"what the copies of the neighbours are off by. Got {beta:g}. Leave one of them out."
+        )
+    if config.stop.gradient_norm is not None:
+        raise InputError(
+            "stop.gradient_norm does not go with method.momentum: it is read off steps along the gradient alone. "
+            f"Got {config.stop.gradient_norm:g}. Use stop.target_loss."
         )
 
 

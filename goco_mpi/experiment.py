@@ -19,6 +19,7 @@ from goco_mpi.core.compression import Compression
 from goco_mpi.core.gossip import Mixing
 from goco_mpi.core.methods import METHODS, Method, Place
 from goco_mpi.core.methods.compressed import CompressedGossip
+from goco_mpi.core.methods.momentum import QuasiGlobalMomentum
 from goco_mpi.core.methods.running_sums import RUNNING_SUMS
 from goco_mpi.core.objectives import Objective, WeightedRows
 from goco_mpi.core.placement import Placement
@@ -146,6 +147,8 @@ def _method(config: RunConfig, matrix: sp.csr_array) -> Method[Any]:
     compressed = compression(config)
     if compressed is not None:
         return CompressedGossip(compressed, mixing.laplacian_norm(matrix))
+    if config.method.momentum:
+        return QuasiGlobalMomentum(config.method.momentum)
     return RUNNING_SUMS if config.method.mixing == "running" else METHODS[config.method.kind]
 
 

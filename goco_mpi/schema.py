@@ -93,6 +93,8 @@ class MethodConfig(Section, frozen=True):
     method has it."""
     max_age: int = 20
     """stale: rounds after which a neighbour's vector is no longer used."""
+    momentum: float = 0.0
+    """goco, dgd: beta of the quasi-global momentum, in [0, 1)."""
     compression: str = "none"
     """goco, dgd: what a message holds: none (the whole vector) | top_k (the coordinates that changed most) | random_k
     (some at random) | quantize (all, in few bits)."""

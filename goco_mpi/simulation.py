@@ -68,6 +68,7 @@ class Simulation:
             late=self.config.method.late,
             compression=compression(self.config),
             batch=batch(self.config),
+            momentum=self.config.method.momentum,
             observe=observe,
         )
 

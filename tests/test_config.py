@@ -13,6 +13,7 @@ from goco_mpi.core import topology
 from goco_mpi.core.gossip import RULES
 from goco_mpi.core.methods import METHODS
 from goco_mpi.core.methods.compressed import CompressedGossip
+from goco_mpi.core.methods.momentum import QuasiGlobalMomentum
 from goco_mpi.core.methods.running_sums import RUNNING_SUMS
 from goco_mpi.errors import InputError
 from goco_mpi.experiment import lay_out
@@ -110,6 +111,8 @@ WRONG = [
     ("method.weights", "ema", "must be one of paper, coverage, plain", "Got 'ema'"),
     ("method.mixing", "sums", "must be one of stale, fold, symmetric, running", "Got 'sums'"),
     ("method.mixing", 3, "must be a text", "Got 3"),
+    ("method.momentum", 1.0, "must be at least 0 and below 1", "Got 1"),
+    ("method.momentum", NAN, "must be at least 0 and below 1", "Got nan"),
     ("data.batch_size", 0, "must be between 1 and", "Got 0"),
     ("method.max_age", -1, "must be between 0 and", "Got -1"),
     ("method.compression", "zip", "must be one of none, top_k, random_k, quantize", "Got 'zip'"),
@@ -458,6 +461,22 @@ def test_a_gradient_norm_is_not_read_off_newton_steps():
     parse_config({**raw, "method": {"kind": "push_pull"}})
 
 
+def test_momentum_is_refused_where_moves_are_no_steps():
+    method = {"momentum": 0.75}
+    for kind in ("goco", "dgd"):
+        layout = lay_out(parse_config({"method": {**method, "kind": kind}}), 4)
+        assert isinstance(layout.method, QuasiGlobalMomentum) and layout.method.beta == 0.75
+    for other in (
+        {"method": {**method, "kind": "push_pull"}},
+        {"method": {**method, "kind": "allreduce"}},
+        {"method": {**method, "mixing": "running"}},
+        {"method": {**method, "compression": "top_k"}},
+    ):
+        message = refusal(other)
+        assert message.startswith("method.momentum") and "Got 0.75" in message
+    assert "Use stop.target_loss." in refusal({"method": method, "stop": {"gradient_norm": 0.1}})
+
+
 def test_newton_steps_refuse_minibatches_and_the_others_take_them():
     raw = {"data": {"batch_size": 7}, "topology": {"kind": "complete"}, **WAITS}
     message = refusal({**raw, "method": {"kind": "table_newton"}})
@@ -469,6 +488,7 @@ def test_newton_steps_refuse_minibatches_and_the_others_take_them():
 
 ROUND_TRIPS = [
     {"data": {"batch_size": 3}},
+    {"method": {"momentum": 0.5}},
     {},
     {"method": {"kind": "dgd"}},
     {"method": {"kind": "allreduce"}},

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from goco_mpi.core.batches import Batch
 from goco_mpi.core.compression import Compression
 from goco_mpi.core.shares import Share
-from goco_mpi.core.stacked import STEPS, Links, StackedCompressed, StackedRunningSums
+from goco_mpi.core.stacked import STEPS, Links, StackedCompressed, StackedMomentum, StackedRunningSums, Step
 from goco_mpi.core.stragglers import StragglerModel
 from goco_mpi.errors import divergence
 
@@ -36,6 +36,7 @@ def simulate(
     late: str = "discard",
     compression: Compression | None = None,
     batch: Batch | None = None,
+    momentum: float = 0.0,
     observe: Observe = lambda round_, stacked_params: True,
 ) -> Array:
     """Run ``n_rounds`` rounds from zero and return all workers' parameters.
@@ -62,6 +63,8 @@ def simulate(
         Of the messages; with the methods 'goco' and 'dgd' under the rule 'stale'.
     batch : Batch, optional
         Of the rows that gradients are taken of; in round t that of step t.
+    momentum : float
+        beta of the quasi-global momentum of 'goco' and 'dgd', in [0, 1).
     observe : callable (round, X) -> bool
         Called before every round and once after the last; a False ends the run. X must not be kept.
 
@@ -83,11 +86,13 @@ def simulate(
     g = np.zeros_like(x)
     matrix = sp.eye_array(n_workers, format="csr") if mixing_matrix is None else mixing_matrix
     links = Links(matrix, stragglers, rule, max_age)
-    step = (
-        (StackedRunningSums if rule == "running" else STEPS[method])(x, links, shares)
-        if compression is None
-        else StackedCompressed(x, links, compression)
-    )
+    step: Step
+    if compression is not None:
+        step = StackedCompressed(x, links, compression)
+    elif momentum:
+        step = StackedMomentum(x, links, momentum)
+    else:
+        step = (StackedRunningSums if rule == "running" else STEPS[method])(x, links, shares)
     for t in range(n_rounds):
         if not observe(t, step.x):
             return step.x

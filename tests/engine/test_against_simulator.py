@@ -178,6 +178,17 @@ def test_minibatches_of_any_method_and_policy(method: dict, late: str) -> None:
     assert_equals_simulation({**raw, "step": {"kind": "constant", "size": 0.02}})
 
 
+@pytest.mark.mpi(min_size=1)
+@pytest.mark.parametrize("mixing", ["stale", "fold", "symmetric"])
+@pytest.mark.parametrize("late", ["discard", "partial", "memory", "wait"])
+def test_momentum_under_every_late_policy(late: str, mixing: str) -> None:
+    with Session() as session:
+        size = session.size
+    section = {"momentum": 0.8, "late": late, "mixing": mixing, "max_age": 2}
+    step = {"kind": "decreasing", "size": 0.05, "tau": 20.0}
+    assert_equals_simulation(experiment(size, topology={"kind": "ring"}, method=section, step=step))
+
+
 @pytest.mark.mpi(min_size=2)
 def test_bytes_are_those_of_the_compressed_messages() -> None:
     with Session() as session:

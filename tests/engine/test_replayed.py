@@ -170,7 +170,7 @@ def test_compressed_messages(session: Session, method: dict[str, Any], late: str
 
 @pytest.mark.mpi(min_size=1)
 @pytest.mark.parametrize("late", ["discard", "partial", "memory"])
-@pytest.mark.parametrize("method", [{}, {"compression": "quantize"}, {"kind": "allreduce"}], ids=str)
+@pytest.mark.parametrize("method", [{}, {"compression": "quantize"}, {"kind": "allreduce"}, {"momentum": 0.8}], ids=str)
 def test_minibatches(session: Session, method: dict[str, Any], late: str) -> None:
     config = experiment(session.size, method={**method, "late": late}, stragglers=SLOW, data={"batch_size": 7})
     run_and_replay(session, config)

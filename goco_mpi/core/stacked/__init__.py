@@ -12,6 +12,7 @@ from goco_mpi.core.stacked.base import Array, Links, Step
 from goco_mpi.core.stacked.compressed import StackedCompressed
 from goco_mpi.core.stacked.exact_diffusion import StackedExactDiffusion
 from goco_mpi.core.stacked.goco import StackedDescent
+from goco_mpi.core.stacked.momentum import StackedMomentum
 from goco_mpi.core.stacked.push_pull import StackedPushPull
 from goco_mpi.core.stacked.running_sums import StackedRunningSums
 from goco_mpi.core.stacked.table_newton import StackedNewton
@@ -25,4 +26,4 @@ STEPS: dict[str, Callable[[Array, Links, Sequence[Share]], Step]] = {
     "allreduce": StackedAllreduce,
 }
 
-__all__ = ["STEPS", "Links", "StackedCompressed", "StackedRunningSums", "Step"]
+__all__ = ["STEPS", "Links", "StackedCompressed", "StackedMomentum", "StackedRunningSums", "Step"]
