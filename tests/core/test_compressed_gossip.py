@@ -11,6 +11,7 @@ from goco_mpi.core.methods import Place
 from goco_mpi.core.methods.compressed import CompressedGossip
 from goco_mpi.core.stacked import Links, StackedCompressed
 from goco_mpi.core.stragglers import StragglerModel
+from goco_mpi.errors import RunError
 from goco_mpi.experiment import lay_out
 from goco_mpi.simulation import Simulation, simulate_experiment
 
@@ -203,6 +204,28 @@ def test_compression_that_forgets_what_it_left_out_never_settles(kind):
     moved, moved_forgetful = (np.linalg.norm(xs[-1] - xs[-2]) for xs in (seen, forgetful))
     assert moved_forgetful > 0.01 * spread(x)
     assert moved < 1e-4 * moved_forgetful
+
+
+@pytest.mark.parametrize("method", [{"compression": kind} for kind in ("top_k", "random_k", "quantize")], ids=str)
+def test_a_run_that_diverges_says_so_and_nothing_else(method):
+    config = experiment(4, method=method, step={"kind": "constant", "size": 50.0})
+    with pytest.raises(RunError, match="diverged"):
+        simulate_experiment(config, 4)
+    matrix = mixing.metropolis(topology.ring(3))
+    for size in (1e60, 1e200, np.inf):
+        gossip = CompressedGossip(Compression(method["compression"]), mixing.laplacian_norm(matrix))
+        states = [gossip.start(np.zeros(30), Place(i, 3, (j, k), None, 1.0, None)) for i, j, k in RING_OF_3]
+        for round_ in range(3):
+            sent = np.empty((3, gossip.message_size(30)))
+            for i, state in enumerate(states):
+                state.params[:] = size * (-1.0) ** (i + round_)
+                gossip.send(state, None, 0.1, round_, sent[i])
+            for i, j, k in RING_OF_3:
+                inbox = [Received(sent[j], 0), Received(sent[k], 0)]
+                gossip.receive(states[i], sent[i], inbox, Mixing(np.full(2, 1 / 3), 20), 0.1)
+
+
+RING_OF_3 = [(0, 1, 2), (1, 0, 2), (2, 0, 1)]
 
 
 @pytest.mark.parametrize("name", COMPRESSIONS)

@@ -94,6 +94,7 @@ class CompressedGossip(Method[CompressedState]):
                 continue
             state.codec.decode(received.value, copy, j, mixing.max_age)
             if received.age <= mixing.max_age:
-                difference = copy.value - state.public.value
-                difference *= state.consensus_step * weight
-                state.params += np.where(copy.known, difference, 0.0)
+                with np.errstate(all="ignore"):  # a run that diverges says so elsewhere
+                    difference = copy.value - state.public.value
+                    difference *= state.consensus_step * weight
+                    state.params += np.where(copy.known, difference, 0.0)

@@ -38,7 +38,8 @@ class StackedCompressed(Step):
         """Go on by one round; ``t`` is the number of everybody's message."""
         v = self.x - eta * g
         quantized = self.compression.kind == "quantize"
-        message = self._quantize(v, t) if quantized else self._sparsify(v, t)
+        with np.errstate(all="ignore"):  # a run that diverges says so elsewhere
+            message = self._quantize(v, t) if quantized else self._sparsify(v, t)
         self.links.deliver(message, t)
         ever, newest = self.links.newest()
         numbers = np.where(ever, self.links.last_round, -1)
@@ -56,7 +57,8 @@ class StackedCompressed(Step):
             self.copies = np.where(valid, parts[:, 1], self.copies)
         self.known = valid if quantized else self.known | valid
         usable = ever & (t - self.links.last_round <= self.links.max_age)
-        pull = np.where(self.known & usable[:, None], self.copies - self.public[self.links.dest], 0.0)
+        with np.errstate(invalid="ignore"):
+            pull = np.where(self.known & usable[:, None], self.copies - self.public[self.links.dest], 0.0)
         self.x = v.copy()
         np.add.at(self.x, self.links.dest, self.gamma * self.links.weight[:, None] * pull)
 
