@@ -17,7 +17,19 @@ from typing import Any, TypeVar, get_type_hints
 
 import msgspec
 
-from goco_mpi.core import codes, costs, encoding, gossip, mixing, objectives, placement, rates, stragglers, topology
+from goco_mpi.core import (
+    codes,
+    compression,
+    costs,
+    encoding,
+    gossip,
+    mixing,
+    objectives,
+    placement,
+    rates,
+    stragglers,
+    topology,
+)
 from goco_mpi.core.methods import METHODS, PRECONDITIONED, SOLVERS
 from goco_mpi.core.methods.table_newton import TABLE_NEWTON
 from goco_mpi.errors import InputError, check_one_of, check_range
@@ -226,6 +238,8 @@ def _check(config: RunConfig) -> None:
     check_one_of("data.partition", data.partition, PARTITIONS)
     check_one_of("data.format", data.format, FORMATS)
     check_range("data.shards", data.shards, 1, 2**31)
+    if data.batch_size is not None:
+        check_range("data.batch_size", data.batch_size, 1, 2**31)
     check_range("data.n_samples", data.n_samples, 1, 2**40)
     check_range("data.n_features", data.n_features, 1, 2**31)
     _check_not_negative("data.noise", data.noise)
@@ -254,6 +268,9 @@ def _check(config: RunConfig) -> None:
     if config.method.preconditioner is not None:
         check_one_of("method.preconditioner", config.method.preconditioner, PRECONDITIONERS)
     check_range("method.max_age", config.method.max_age, 0, 2**31)
+    if not 0.0 <= config.method.momentum < 1.0:
+        raise InputError(f"method.momentum must be at least 0 and below 1. Got {config.method.momentum:g}.")
+    _check_compression(config.method)
     check_one_of("step.kind", step.kind, STEPS)
     _check_positive("step.scale", step.scale)
     if step.size is not None:
@@ -277,6 +294,21 @@ def _check(config: RunConfig) -> None:
         _check_not_negative(f"stragglers.{name}", getattr(config.stragglers, name))
     _check_cost(config.cost)
     check_range("record.every", config.record.every, 1, 2**52)
+
+
+def _check_compression(method: MethodConfig) -> None:
+    check_one_of("method.compression", method.compression, compression.KINDS)
+    for name, value in (("compression_ratio", method.compression_ratio), ("consensus_step", method.consensus_step)):
+        if value is not None and not 0.0 < value <= 1.0:
+            raise InputError(f"method.{name} must be above 0 and at most 1. Got {value:g}.")
+    if method.compression_bits not in compression.BITS:
+        known = ", ".join(map(str, compression.BITS))
+        raise InputError(f"method.compression_bits must be one of {known}. Got {method.compression_bits}.")
+    if method.consensus_step is not None and method.compression == "none":
+        raise InputError(
+            f"method.consensus_step goes with compressed messages only. Got {method.consensus_step:g} with "
+            "method.compression = 'none'. Leave it out, or choose top_k, random_k or quantize."
+        )
 
 
 def _check_deadline(deadline: DeadlineConfig) -> None:
@@ -390,6 +422,8 @@ def _default_rates(section: MethodConfig, straggler_section: StragglerConfig) ->
         return "stated"
     if straggler_section.kind != "none":
         return "stated"
+    if section.compression != "none":
+        return "stated"  # what the ranks tell each other would be longer than their messages
     return "live" if section.late == "memory" else "ema"
 
 
@@ -401,6 +435,20 @@ def _check_pairings(config: RunConfig) -> None:
             f"method.mixing = '{rule}' is not sound with method.kind = '{kind}': {_UNSOUND[str(rule)]} "
             f"Use {' or '.join(repr(name) for name in method.mixings)}."
         )
+    if config.method.momentum:
+        _check_momentum(config)
+    if config.method.compression != "none":
+        if kind not in ("goco", "dgd"):
+            raise InputError(
+                f"method.compression = '{config.method.compression}' is not sound with method.kind = '{kind}', whose "
+                "messages hold more than parameters that settle. Use 'none', or method.kind = 'goco' or 'dgd'."
+            )
+        if rule != "stale":
+            raise InputError(
+                f"method.mixing = '{rule}' is not sound with method.compression = '{config.method.compression}': a "
+                f"message renews a part of a neighbour's vector, and the rest is older. {_COMPRESSED[str(rule)]} "
+                "Use 'stale'."
+            )
     if rule == "symmetric" and config.deadline.gossip_s != math.inf:
         raise InputError(
             "method.mixing = 'symmetric' needs deadline.gossip_s = inf: by a deadline no rank can know whether its own "
@@ -419,6 +467,12 @@ def _check_pairings(config: RunConfig) -> None:
             f"method.kind = '{kind}' needs topology.kind = 'complete' or 'rook': a rank hears of another's "
             f"gradient only from that rank itself, or from its row. Got {config.topology.kind!r}. On other graphs use "
             "method.kind = 'push_pull'."
+        )
+    if method is TABLE_NEWTON and config.data.batch_size is not None:
+        raise InputError(
+            f"data.batch_size is not sound with method.kind = '{kind}', which reads the curvature off differences of "
+            f"gradients: those of other rows are no curvature. Got {config.data.batch_size}. Leave it out, or use "
+            "method.kind = 'goco'."
         )
     if method is TABLE_NEWTON and config.stop.gradient_norm is not None:
         raise InputError(
@@ -494,6 +548,34 @@ def _check_solver(config: RunConfig) -> None:
         )
 
 
+def _check_momentum(config: RunConfig) -> None:
+    kind, beta = config.method.kind, config.method.momentum
+    if kind not in ("goco", "dgd"):
+        raise InputError(
+            f"method.momentum goes with method.kind = 'goco' or 'dgd'. Got {beta:g} with '{kind}'. Leave it out."
+        )
+    if config.method.mixing == "running":
+        raise InputError(
+            "method.momentum is not sound with method.mixing = 'running', whose parameters jump when late mass comes "
+            f"in. Got {beta:g}. Use 'stale', 'fold' or 'symmetric'."
+        )
+    if config.method.compression != "none":
+        raise InputError(
+            f"method.momentum is not sound with method.compression = '{config.method.compression}': it would carry on "
+            f"what the copies of the neighbours are off by. Got {beta:g}. Leave one of them out."
+        )
+    if config.stop.gradient_norm is not None:
+        raise InputError(
+            "stop.gradient_norm does not go with method.momentum: it is read off steps along the gradient alone. "
+            f"Got {config.stop.gradient_norm:g}. Use stop.target_loss."
+        )
+
+
+_COMPRESSED = {
+    "fold": "'fold' mixes nothing old.",
+    "symmetric": "What two neighbours take from each other must cancel, and after a loss it does not.",
+    "running": "Of running sums nothing may be left out.",
+}
 _UNSOUND = {
     "stale": "what two neighbours take from each other must cancel, and an older vector does not.",
     "fold": "what two neighbours take from each other must cancel, and with fold one may mix alone.",

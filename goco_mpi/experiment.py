@@ -16,12 +16,16 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from goco_mpi.core import codes, encoding, gossip, mixing, objectives, optimum, placement, schedules, topology
+from goco_mpi.core.batches import Batch
 from goco_mpi.core.codes import Code
+from goco_mpi.core.compression import Compression
 from goco_mpi.core.gossip import Mixing
 from goco_mpi.core.methods import METHODS, PRECONDITIONED, SOLVERS, Method, Place
 from goco_mpi.core.methods.allreduce_nesterov import momentum as best_momentum
 from goco_mpi.core.methods.central import Central
+from goco_mpi.core.methods.compressed import CompressedGossip
 from goco_mpi.core.methods.master_cg import MASTER_CG
+from goco_mpi.core.methods.momentum import QuasiGlobalMomentum
 from goco_mpi.core.methods.rated import Rated
 from goco_mpi.core.methods.running_sums import RUNNING_SUMS
 from goco_mpi.core.methods.table_newton import TABLE_NEWTON
@@ -155,15 +159,16 @@ def lay_out(config: RunConfig, n_workers: int) -> Layout:
     elif late == "memory" or METHODS[config.method.kind].remembers:
         # Whoever goes on using its last gradient loses none: only what a dead worker holds is to be made up for.
         completion_rates = (completion_rates > 0.0).astype(np.float64)
+    matrix = mixing.build(config.topology.mixing_matrix, graph)
     return Layout(
         config=config,
         n_workers=n_workers,
         topology=graph,
-        mixing_matrix=mixing.build(config.topology.mixing_matrix, graph),
+        mixing_matrix=matrix,
         placement=holders,
         encoding_weights=code.encoding if code else encoding.build(config.method.weights, holders, completion_rates),
         stragglers=stragglers,
-        method=_method(config, graph),
+        method=_method(config, graph, matrix),
         code=code,
     )
 
@@ -180,7 +185,7 @@ def _abandons(config: RunConfig, code: Code | None, n_workers: int) -> bool:
     return slow.work_s * slow.factor > float(deadline.compute_s)
 
 
-def _method(config: RunConfig, graph: Topology) -> Method[Any]:
+def _method(config: RunConfig, graph: Topology, matrix: sp.csr_array) -> Method[Any]:
     section = config.method
     method, solver, local = METHODS[section.kind], section.solver, section.preconditioner == "local"
     if isinstance(method, Central):
@@ -189,11 +194,36 @@ def _method(config: RunConfig, graph: Topology) -> Method[Any]:
         return (PRECONDITIONED if local else SOLVERS)[solver]
     if method is TABLE_NEWTON and (graph.degrees < graph.n_workers - 1).any():
         return TABLE_NEWTON_ROOK
-    if section.mixing == "running":
+    compressed = compression(config)
+    if compressed is not None:
+        method = CompressedGossip(compressed, mixing.laplacian_norm(matrix))
+    elif section.momentum:
+        method = QuasiGlobalMomentum(section.momentum)
+    elif section.mixing == "running":
         method = RUNNING_SUMS
     if section.rates == "stated":
         return method
     return Rated(method, section.weights, str(section.rates), graph.n_workers)
+
+
+def compression(config: RunConfig) -> Compression | None:
+    """Return how the messages of ``config`` are compressed; None: not at all."""
+    section = config.method
+    if section.compression == "none":
+        return None
+    return Compression(
+        kind=section.compression,
+        ratio=section.compression_ratio,
+        bits=section.compression_bits,
+        seed=config.seed,
+        consensus_step=section.consensus_step,
+    )
+
+
+def batch(config: RunConfig) -> Batch | None:
+    """Return what rows a gradient is taken of; None: all."""
+    size = config.data.batch_size
+    return None if size is None else Batch(size, config.seed)
 
 
 def _topology(config: RunConfig, n_workers: int) -> Topology:

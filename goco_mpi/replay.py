@@ -17,7 +17,7 @@ from goco_mpi.core.events import Events
 from goco_mpi.core.replay import replay_allreduce, replay_gossip
 from goco_mpi.core.schedules import StepSchedule
 from goco_mpi.errors import InputError, RunError
-from goco_mpi.experiment import lay_out, load_problem, step_schedule
+from goco_mpi.experiment import batch, lay_out, load_problem, step_schedule
 from goco_mpi.record import RunRecord, events_checksum, read_params, read_tables
 from goco_mpi.schema import RunConfig
 
@@ -99,13 +99,14 @@ def _parameters(config: RunConfig, tables: list[NDArray[np.int32]], schedule: St
     layout, problem = lay_out(config, n_workers), load_problem(config)
     shares = [problem.share(layout, worker) for worker in range(n_workers)]
     start = np.zeros(problem.objective.n_params)
+    drawn = batch(config)
     places = [layout.place(worker, share, schedule.momentum) for worker, share in enumerate(shares)]
     if layout.method.exchange == "allreduce":
         events = [Events(table, 0) for table in tables]
-        found = replay_allreduce(layout.method, places, schedule, events, start)
+        found = replay_allreduce(layout.method, places, schedule, events, start, drawn)
         if not layout.method.sensitive:
             return found, found
-        return found, replay_allreduce(layout.method, places, schedule, events, start, disturbed=True)
+        return found, replay_allreduce(layout.method, places, schedule, events, start, drawn, disturbed=True)
     topology = layout.topology
     found = replay_gossip(
         layout.method,
@@ -114,6 +115,7 @@ def _parameters(config: RunConfig, tables: list[NDArray[np.int32]], schedule: St
         schedule,
         [Events(table, len(topology.neighbors(worker))) for worker, table in enumerate(tables)],
         start,
+        drawn,
     )
     return found, found
 

@@ -24,6 +24,8 @@ class DataConfig(Section, frozen=True):
     partition: str = "iid"
     """iid | by_label (sorted by target) | in_order (as the file has them)."""
     shards: int = 16
+    batch_size: int | None = None
+    """Rows of each shard that a gradient is taken of, drawn anew for every gradient (default: all)."""
     standardize: bool = False
     """Centre and scale every feature by its training mean and deviation (CSR: scale only)."""
     intercept: bool = True
@@ -103,6 +105,17 @@ class MethodConfig(Section, frozen=True):
     factored once; with a master, the default, of rank 0's alone)."""
     max_age: int = 20
     """stale: rounds after which a neighbour's vector is no longer used."""
+    momentum: float = 0.0
+    """goco, dgd: beta of the quasi-global momentum, in [0, 1)."""
+    compression: str = "none"
+    """goco, dgd: what a message holds: none (the whole vector) | top_k (the coordinates that changed most) | random_k
+    (some at random) | quantize (all, in few bits)."""
+    compression_ratio: float = 0.1
+    """top_k, random_k: part of the coordinates in a message, in (0, 1]."""
+    compression_bits: int = 8
+    """quantize: bits a coordinate: 2, 4, 8 or 16."""
+    consensus_step: float | None = None
+    """With compression: how much of the mixing step is taken, in (0, 1] (default: by the compression and the graph)."""
 
 
 class StepConfig(Section, frozen=True):

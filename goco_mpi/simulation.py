@@ -12,7 +12,7 @@ from goco_mpi.core import encoding, metrics
 from goco_mpi.core.gossip import HEADER, TRAILER
 from goco_mpi.core.simulate import Observe, simulate
 from goco_mpi.core.stacked.gradients import StackedGradients
-from goco_mpi.experiment import lay_out, load_problem, step_schedule, synchronous_curvature
+from goco_mpi.experiment import batch, compression, lay_out, load_problem, step_schedule, synchronous_curvature
 from goco_mpi.record import Outcome
 from goco_mpi.schema import RunConfig
 
@@ -113,6 +113,9 @@ class Simulation:
             solver=self._solver,
             momentum=self.step_size.momentum,
             code=None if self.layout.code is None else self.layout.code.encoding,
+            compression=compression(self.config),
+            batch=batch(self.config),
+            quasi_global=self.config.method.momentum,
             observe=observe,
         )
 

@@ -19,6 +19,7 @@ from goco_mpi.core.discrete_event.network import Observe
 from goco_mpi.core.pace.counts import Spent
 from goco_mpi.core.stragglers import StragglerModel
 from goco_mpi.errors import InputError, RunError
+from goco_mpi.experiment import batch
 from goco_mpi.record import Outcome
 from goco_mpi.schema import RunConfig
 from goco_mpi.simulation import Simulation
@@ -162,7 +163,7 @@ def _run(simulation: Simulation, stragglers: StragglerModel, cost: CostModel, ob
     method, every = layout.method, config.record.every
     if method.exchange == "allreduce":
         return run_allreduce(
-            method, places, simulation.step_size, stragglers, cost, config.rounds, start, observe, every
+            method, places, simulation.step_size, stragglers, cost, config.rounds, start, observe, every, batch(config)
         )
     deadline = config.deadline
     network = Network(
@@ -181,5 +182,6 @@ def _run(simulation: Simulation, stragglers: StragglerModel, cost: CostModel, ob
         ),
         config.rounds,
         start,
+        batch=batch(config),
     )
     return network.run(observe, every)

@@ -12,6 +12,8 @@ from goco_mpi.config import RunConfig, parse_config, read_config, to_dict
 from goco_mpi.core import topology
 from goco_mpi.core.gossip import RULES
 from goco_mpi.core.methods import METHODS
+from goco_mpi.core.methods.compressed import CompressedGossip
+from goco_mpi.core.methods.momentum import QuasiGlobalMomentum
 from goco_mpi.core.methods.running_sums import RUNNING_SUMS
 from goco_mpi.errors import InputError
 from goco_mpi.experiment import lay_out
@@ -112,7 +114,16 @@ WRONG = [
     ("method.weights", "ema", "must be one of paper, own, coverage, plain", "Got 'ema'"),
     ("method.mixing", "sums", "must be one of stale, fold, symmetric, running", "Got 'sums'"),
     ("method.mixing", 3, "must be a text", "Got 3"),
+    ("method.momentum", 1.0, "must be at least 0 and below 1", "Got 1"),
+    ("method.momentum", NAN, "must be at least 0 and below 1", "Got nan"),
+    ("data.batch_size", 0, "must be between 1 and", "Got 0"),
     ("method.max_age", -1, "must be between 0 and", "Got -1"),
+    ("method.compression", "zip", "must be one of none, top_k, random_k, quantize", "Got 'zip'"),
+    ("method.compression_ratio", 0.0, "must be above 0 and at most 1", "Got 0"),
+    ("method.compression_ratio", NAN, "must be above 0 and at most 1", "Got nan"),
+    ("method.compression_bits", 3, "must be one of 2, 4, 8, 16", "Got 3"),
+    ("method.consensus_step", 1.5, "must be above 0 and at most 1", "Got 1.5"),
+    ("method.consensus_step", 0.5, "goes with compressed messages only", "Got 0.5"),
     ("step.kind", "cosine", "must be one of constant, decreasing, auto", "Got 'cosine'"),
     ("step.size", 0.0, "must be a positive, finite number", "Got 0"),
     ("step.size", INF, "must be a positive, finite number", "Got inf"),
@@ -396,6 +407,24 @@ def test_running_sums_take_the_place_of_the_method_that_they_carry(kind):
     assert lay_out(parse_config({"method": {"kind": kind, "rates": "stated"}}), 4).method is METHODS[kind]
 
 
+@pytest.mark.parametrize("compression", ["top_k", "random_k", "quantize"])
+def test_compression_is_of_parameters_that_may_be_old(compression):
+    method = {"compression": compression, "consensus_step": 0.5}
+    for kind in ("goco", "dgd"):
+        config = parse_config({"method": {**method, "kind": kind}})
+        assert config.method.mixing == "stale"
+        assert isinstance(lay_out(config, 4).method, CompressedGossip)
+    for rule, reason in (("fold", "nothing old"), ("symmetric", "must cancel"), ("running", "Of running sums")):
+        message = refusal({"method": {**method, "mixing": rule}, **WAITS})
+        assert message.startswith(f"method.mixing = '{rule}' is not sound with method.compression = '{compression}': ")
+        assert reason in message
+        assert message.endswith("Use 'stale'.")
+    for kind in ("push_pull", "exact_diffusion", "table_newton", "allreduce"):
+        message = refusal({"method": {**method, "kind": kind}, "topology": {"kind": "complete"}, **WAITS})
+        assert message.startswith(f"method.compression = '{compression}' is not sound with method.kind = '{kind}'")
+        assert message.endswith("Use 'none', or method.kind = 'goco' or 'dgd'.")
+
+
 @pytest.mark.parametrize("kind", ["goco", "exact_diffusion"])
 @pytest.mark.parametrize("gossip_s", ["auto", 0.5, 0.0])
 def test_the_symmetric_rule_needs_ranks_that_wait(kind, gossip_s):
@@ -449,13 +478,41 @@ def test_a_gradient_norm_is_not_read_off_newton_steps():
     parse_config({**raw, "method": {"kind": "push_pull"}})
 
 
+def test_momentum_is_refused_where_moves_are_no_steps():
+    method = {"momentum": 0.75}
+    for kind in ("goco", "dgd"):
+        layout = lay_out(parse_config({"method": {**method, "kind": kind}}), 4)
+        assert isinstance(layout.method, QuasiGlobalMomentum) and layout.method.beta == 0.75
+    for other in (
+        {"method": {**method, "kind": "push_pull"}},
+        {"method": {**method, "kind": "allreduce"}},
+        {"method": {**method, "mixing": "running"}},
+        {"method": {**method, "compression": "top_k"}},
+    ):
+        message = refusal(other)
+        assert message.startswith("method.momentum") and "Got 0.75" in message
+    assert "Use stop.target_loss." in refusal({"method": method, "stop": {"gradient_norm": 0.1}})
+
+
+def test_newton_steps_refuse_minibatches_and_the_others_take_them():
+    raw = {"data": {"batch_size": 7}, "topology": {"kind": "complete"}, **WAITS}
+    message = refusal({**raw, "method": {"kind": "table_newton"}})
+    assert message.startswith("data.batch_size is not sound with method.kind = 'table_newton'")
+    assert "Got 7." in message and message.endswith("use method.kind = 'goco'.")
+    for kind in ("goco", "dgd", "allreduce", "push_pull", "exact_diffusion"):
+        assert parse_config({**raw, "method": {"kind": kind}}).data.batch_size == 7
+
+
 ROUND_TRIPS = [
+    {"data": {"batch_size": 3}},
+    {"method": {"momentum": 0.5}},
     {},
     {"method": {"kind": "dgd"}},
     {"method": {"kind": "allreduce"}},
     {"method": {"kind": "push_pull"}},
     {"method": {"mixing": "running"}},
     {"method": {"kind": "exact_diffusion"}, "deadline": {"gossip_s": INF}},
+    {"method": {"compression": "quantize", "compression_bits": 4, "consensus_step": 0.25}},
     {"method": {"kind": "table_newton"}, "topology": {"kind": "complete"}},
     {"method": {"late": "wait"}},
     {"deadline": {"compute_s": 0.5, "gossip_s": INF}},

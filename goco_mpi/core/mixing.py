@@ -95,3 +95,26 @@ def spectral_gap(matrix: sp.csr_array) -> float:
     start = np.cos(np.arange(n) + 1.0)  # fixed, so that the same graph always prints the same gap
     value = eigsh(deflated, k=1, which="LM", return_eigenvectors=False, v0=start)
     return float(1.0 - abs(value[0]))
+
+
+def laplacian_norm(matrix: sp.csr_array) -> float:
+    """Return ||I - W||, the largest eigenvalue of I - W: between 0 and 2.
+
+    Parameters
+    ----------
+    matrix : scipy.sparse.csr_array of shape (n_workers, n_workers)
+        Symmetric and doubly stochastic.
+
+    Examples
+    --------
+    >>> from goco_mpi.core.topology import complete, ring
+    >>> round(laplacian_norm(metropolis(complete(5))), 12), round(laplacian_norm(metropolis(ring(4))), 12)
+    (1.0, 1.333333333333)
+    """
+    n = matrix.shape[0]
+    if n <= 1024:
+        return float(1.0 - np.linalg.eigvalsh(matrix.toarray())[0])
+    from scipy.sparse.linalg import eigsh
+
+    start = np.cos(np.arange(n) + 1.0)  # fixed: the same on every process
+    return float(1.0 - eigsh(matrix, k=1, which="SA", return_eigenvectors=False, v0=start)[0])

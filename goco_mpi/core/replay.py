@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from goco_mpi.core.batches import Batch
 from goco_mpi.core.events import NONE, EventLog, Events
 from goco_mpi.core.gossip import Mixing, Received
 from goco_mpi.core.methods import Gradient, Method, Place
@@ -30,6 +31,7 @@ def replay_gossip(
     step_size: Callable[[int], float],
     events: Sequence[Events],
     start: Array,
+    batch: Batch | None = None,
 ) -> Array:
     """Return all workers' final parameters of a gossip run.
 
@@ -46,6 +48,8 @@ def replay_gossip(
     events : sequence of Events, length n_workers
     start : ndarray of shape (n_params,)
         Everybody's first parameters.
+    batch : Batch, optional
+        Of the rows that gradients were taken of.
 
     Returns
     -------
@@ -59,7 +63,7 @@ def replay_gossip(
     for rank, found in enumerate(events):
         _check_form(rank, found)
     workers = [
-        _Worker(method, place, mixing, table, start)
+        _Worker(method, place, mixing, table, start, batch)
         for place, mixing, table in zip(places, mixings, events, strict=True)
     ]
     for worker in workers:
@@ -118,6 +122,7 @@ def replay_allreduce(
     step_size: Callable[[int], float],
     events: Sequence[Events],
     start: Array,
+    batch: Batch | None = None,
     disturbed: bool = False,
 ) -> Array:
     """Return all workers' final parameters of a synchronous run; see `replay_gossip`.
@@ -143,7 +148,8 @@ def replay_allreduce(
                 )
             gradient = None
             if point != NONE:
-                gradient = Gradient(place.share.gradient(state.params), state.params.copy())
+                share = place.share if batch is None else batch.of(place.share, place.worker, point)
+                gradient = Gradient(share.gradient(state.params), state.params.copy())
             method.send(state, gradient, eta, round_, message)
         mean = messages.mean(axis=0)
         if disturbed:
@@ -170,6 +176,7 @@ class _Worker:
         mixing: Mixing,
         events: Events,
         start: Array,
+        batch: Batch | None,
     ) -> None:
         self.index = place.worker
         self.share = place.share
@@ -177,6 +184,7 @@ class _Worker:
         self.neighbors = place.neighbors
         self.mixing = mixing
         self.events = events
+        self.batch = batch
         self.step = 0
         self.state = method.start(start, place)
         self.message: Array | None = None
@@ -243,6 +251,8 @@ class _Worker:
         if self.step in self.last_use:
             encoding = self.method.encoding(self.state)
             share = self.share if encoding is None else self.share.reweighted(encoding.weights)
+            if self.batch is not None:
+                share = self.batch.of(share, self.index, self.step)
             shards = self.events.finished_shards(self.last_use[self.step])
             if shards is None:
                 vector = share.gradient(params)

@@ -26,6 +26,8 @@ class Purpose(IntEnum):
     CURVATURE = 9
     SHARD_ORDER = 10
     COMPUTE_TIME = 20
+    COMPRESSION = 21
+    BATCH = 22
 
 
 def stream(seed: int, purpose: Purpose, worker: int = 0, round_: int = 0) -> np.random.Generator:

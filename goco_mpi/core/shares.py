@@ -46,6 +46,19 @@ class Share(ABC):
     def reweighted(self, weights: Array) -> Self:
         """Return the same shards under other ``weights``, shape (n_shards,)."""
 
+    def sampled(self, batch_size: int, rng: np.random.Generator) -> Self:
+        """Return ``batch_size`` rows of each shard, drawn without replacement, under weights for the whole shard.
+
+        A gradient of them is an unbiased estimate of the share's. Shards that have no more rows are whole; the loss
+        stays that of all rows.
+
+        Raises
+        ------
+        ValueError
+            If shards have no rows that could be drawn.
+        """
+        raise ValueError("shards of an objective of one's own have no rows to draw from")
+
     @abstractmethod
     def gradient_blocks(self, params: Array, out: Array, shard: int | None = None) -> Iterator[None]:
         """Compute the coded gradient into ``out``, yielding after every block of work.
@@ -153,6 +166,22 @@ class ModelShare(Share):
         factors = np.repeat(weights / self.weights, self.sizes)
         coded = replace(self.coded, weights=self.coded.weights * factors, l2_weight=float(weights.sum()))
         return ModelShare(self.objective, coded, self.owned, self.sizes, weights, self.test)
+
+    def sampled(self, batch_size: int, rng: np.random.Generator) -> ModelShare:
+        """Return some rows of each shard, in the order that they are stored in."""
+        if max(self.sizes, default=0) <= batch_size:
+            return self
+        sizes = np.minimum(self.sizes, batch_size)
+        pairs = list(zip(self.sizes, sizes.tolist(), self._ends - self.sizes, strict=True))
+        index = np.concatenate(
+            [start + np.sort(rng.choice(size, drawn, replace=False, shuffle=False)) for size, drawn, start in pairs]
+        )
+        rows = self.coded
+        scale = np.repeat([size / max(drawn, 1) for size, drawn, _ in pairs], sizes)
+        coded = WeightedRows(
+            rows.features[index], rows.targets[index], rows.weights[index] * scale, l2_weight=rows.l2_weight
+        )
+        return ModelShare(self.objective, coded, self.owned, sizes.tolist(), self.weights, self.test)
 
     def gradient_blocks(self, params: Array, out: Array, shard: int | None = None) -> Iterator[None]:
         """Go through all rows in one weighted pass, or through one shard's."""

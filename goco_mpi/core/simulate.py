@@ -12,8 +12,20 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from goco_mpi.core.batches import Batch
+from goco_mpi.core.compression import Compression
 from goco_mpi.core.shares import Share
-from goco_mpi.core.stacked import CENTRAL, SOLVERS, STEPS, Links, StackedCentral, StackedRunningSums, Step
+from goco_mpi.core.stacked import (
+    CENTRAL,
+    SOLVERS,
+    STEPS,
+    Links,
+    StackedCentral,
+    StackedCompressed,
+    StackedMomentum,
+    StackedRunningSums,
+    Step,
+)
 from goco_mpi.core.stacked.gradients import StackedGradients
 from goco_mpi.core.stacked.rated import StackedRated, Weigh
 from goco_mpi.core.stragglers import StragglerModel
@@ -41,6 +53,9 @@ def simulate(
     solver: str = "descent",
     momentum: float | None = None,
     code: Array | None = None,
+    compression: Compression | None = None,
+    batch: Batch | None = None,
+    quasi_global: float = 0.0,
     observe: Observe = lambda round_, stacked_params: True,
 ) -> Array:
     """Run ``n_rounds`` rounds from zero and return all workers' parameters.
@@ -75,6 +90,12 @@ def simulate(
         Of accelerated descent, where it is known.
     code : ndarray of shape (n_workers, n_shards), optional
         Exact encoding weights that a master decodes.
+    compression : Compression, optional
+        Of the messages; with the methods 'goco' and 'dgd' under the rule 'stale'.
+    batch : Batch, optional
+        Of the rows that gradients are taken of; in round t that of step t.
+    quasi_global : float
+        beta of the quasi-global momentum of 'goco' and 'dgd', in [0, 1).
     observe : callable (round, X) -> bool
         Called before every round and once after the last; a False ends the run. X must not be kept.
 
@@ -101,6 +122,10 @@ def simulate(
         step = StackedCentral(x, shares, SOLVERS[solver], momentum, code)
     elif method == "allreduce":
         step = SOLVERS[solver](x, shares, momentum)
+    elif compression is not None:
+        step = StackedCompressed(x, links, compression)
+    elif quasi_global:
+        step = StackedMomentum(x, links, quasi_global)
     else:
         step = (StackedRunningSums if rule == "running" else STEPS[method])(x, links, shares)
     step.all_weights = all_weights
@@ -123,7 +148,11 @@ def simulate(
             done = np.bincount(gradients.worker, parts, minlength=n_workers) / np.maximum(gradients.n_held, 1)
             finished = finished | (done > 0.0)
         weights = _weights(step, shares, t) if reweighs else None
-        gradients.into(g, step.x, finished, weights, parts)
+        if batch is None:
+            gradients.into(g, step.x, finished, weights, parts)
+        else:
+            drawn = StackedGradients([batch.of(share, i, t) for i, share in enumerate(shares)])
+            drawn.into(g, step.x, finished, weights, parts)
         if late != "memory":
             g[~finished] = 0.0
         eta = step_size(t)

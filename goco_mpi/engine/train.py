@@ -28,7 +28,7 @@ from goco_mpi.engine.runner import RoundLoop, Snapshots, Timeline
 from goco_mpi.engine.session import THREADS, Session
 from goco_mpi.engine.stopping import Stopping
 from goco_mpi.errors import InputError, divergence
-from goco_mpi.experiment import Layout, Problem, lay_out, load_problem, step_schedule, synchronous_curvature
+from goco_mpi.experiment import Layout, Problem, batch, lay_out, load_problem, step_schedule, synchronous_curvature
 from goco_mpi.record import Outcome
 from goco_mpi.schema import RunConfig
 
@@ -121,7 +121,7 @@ def descend(
     with contextlib.ExitStack() as stack:
         background = stack.enter_context(Background(exchange.drain)) if config.deadline.progress_thread else None
         loop = RoundLoop(
-            work=GradientWork(session.rank, share, layout.stragglers, late),
+            work=GradientWork(session.rank, share, layout.stragglers, late, batch(config)),
             method=layout.method,
             place=layout.place(session.rank, share, schedule.momentum),
             mixing=layout.mixing(session.rank),

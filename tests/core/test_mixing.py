@@ -108,6 +108,19 @@ def test_star_has_its_known_gap(n):
     assert mixing.spectral_gap(mixing.metropolis(topology.star(n))) == pytest.approx(expected, abs=1e-13)
 
 
+@settings(max_examples=40, deadline=None)
+@given(connected_graphs(), st.sampled_from(mixing.KINDS))
+def test_norm_of_the_laplacian_is_its_largest_singular_value(graph, kind):
+    matrix = mixing.build(kind, graph)
+    expected = np.linalg.norm(np.eye(graph.n_workers) - matrix.toarray(), 2)
+    assert mixing.laplacian_norm(matrix) == pytest.approx(expected, abs=1e-12)
+
+
+def test_norm_of_a_large_laplacian_is_its_closed_form():
+    # Weights 1/3 around a ring of even length: the eigenvector (1, -1, 1, ...) has 4/3.
+    assert mixing.laplacian_norm(mixing.metropolis(topology.ring(1030))) == pytest.approx(4 / 3, abs=1e-10)
+
+
 LARGE = {
     # Products and sums of cosines: circulant (ring), Kronecker sum (torus), cosine basis (path).
     "ring": (lambda: topology.ring(1030), 2 / 3 * (1 - np.cos(2 * np.pi / 1030))),

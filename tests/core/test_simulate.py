@@ -5,8 +5,10 @@ import pytest
 import scipy.sparse as sp
 
 from goco_mpi.core import encoding, gossip, mixing, objectives, placement, topology
+from goco_mpi.core.compression import Compression
 from goco_mpi.core.gossip import Mixing, Received
 from goco_mpi.core.methods import METHODS, Gradient, Place
+from goco_mpi.core.methods.compressed import CompressedGossip
 from goco_mpi.core.methods.running_sums import RUNNING_SUMS
 from goco_mpi.core.objectives import WeightedRows
 from goco_mpi.core.shares import ModelShare
@@ -200,6 +202,31 @@ def test_methods_written_as_pure_functions_take_the_same_rounds(name, rule, link
     x = take_rounds(net, RUNNING_SUMS if rule == "running" else method, graph, matrix, stragglers, 30, rule, 3, late)
     assert np.abs(expected).max() > 0.01
     np.testing.assert_allclose(x, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("late", ["discard", "memory"])
+@pytest.mark.parametrize("link_p", [0.0, 0.4, 0.9])
+@pytest.mark.parametrize(
+    "compression",
+    [
+        Compression("top_k", ratio=0.5),
+        Compression("random_k", ratio=0.25, seed=1),
+        Compression("quantize", bits=2),
+        Compression("quantize", bits=16, consensus_step=0.4),
+    ],
+    ids=str,
+)
+def test_compressed_messages_are_what_the_simulator_takes_them_for(compression, link_p, late):
+    net, graph = Network(rates=np.full(6, 0.5)), topology.from_edges(6, EDGES)
+    matrix = mixing.metropolis(graph)
+    stragglers = StragglerModel("bernoulli", 6, seed=3, p=0.5, link_p=link_p)
+    options = {"mixing_matrix": matrix, "max_age": 3, "late": late}
+    expected = simulate(net.shares, decreasing, stragglers, 60, compression=compression, **options)
+    method = CompressedGossip(compression, mixing.laplacian_norm(matrix))
+    x = take_rounds(net, method, graph, matrix, stragglers, 60, "stale", 3, late)
+    np.testing.assert_allclose(x, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
+    whole = simulate(net.shares, decreasing, stragglers, 60, **options)
+    assert np.abs(whole - expected).max() > 1e-6
 
 
 @pytest.mark.parametrize("name", ["push_pull", "exact_diffusion"])

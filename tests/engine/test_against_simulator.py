@@ -229,6 +229,75 @@ def test_ranks_and_links_that_are_unequally_late_and_a_dead_rank(late: str, weig
     )
 
 
+COMPRESSIONS = [
+    {"compression": "top_k", "compression_ratio": 0.3},
+    {"compression": "random_k", "compression_ratio": 0.2},
+    {"compression": "quantize", "compression_bits": 4},
+    {"compression": "quantize", "consensus_step": 0.5, "kind": "dgd"},
+]
+
+
+@pytest.mark.mpi(min_size=1)
+@pytest.mark.parametrize("late", ["discard", "memory", "wait"])
+@pytest.mark.parametrize("method", COMPRESSIONS, ids=lambda method: " ".join(map(str, method.values())))
+def test_compressed_messages_under_lost_links(method: dict, late: str) -> None:
+    with Session() as session:
+        size = session.size
+    # Losses of more than max_age messages in a row, too.
+    assert_equals_simulation(
+        {**experiment(size, topology={"kind": "ring"}, method={**method, "late": late, "max_age": 2}), "rounds": 60}
+    )
+
+
+@pytest.mark.mpi(min_size=1)
+@pytest.mark.parametrize("late", ["discard", "partial", "memory", "wait"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        {},
+        {"kind": "push_pull"},
+        {"kind": "exact_diffusion", "late": "memory"},
+        {"kind": "allreduce"},
+        {"compression": "top_k", "compression_ratio": 0.3},
+    ],
+    ids=lambda method: " ".join(map(str, method.values())) or "goco",
+)
+def test_minibatches_of_any_method_and_policy(method: dict, late: str) -> None:
+    with Session() as session:
+        size = session.size
+    if late == "partial" and method.get("kind") in ("push_pull", "exact_diffusion"):
+        return  # these remember whole gradients
+    # Shards of 37 and 38 rows, of which some are drawn.
+    raw = experiment(size, topology={"kind": "ring"}, method={"late": late, **method}, data={"batch_size": 5})
+    assert_equals_simulation({**raw, "step": {"kind": "constant", "size": 0.02}})
+
+
+@pytest.mark.mpi(min_size=1)
+@pytest.mark.parametrize("mixing", ["stale", "fold", "symmetric"])
+@pytest.mark.parametrize("late", ["discard", "partial", "memory", "wait"])
+def test_momentum_under_every_late_policy(late: str, mixing: str) -> None:
+    with Session() as session:
+        size = session.size
+    section = {"momentum": 0.8, "late": late, "mixing": mixing, "max_age": 2}
+    step = {"kind": "decreasing", "size": 0.05, "tau": 20.0}
+    assert_equals_simulation(experiment(size, topology={"kind": "ring"}, method=section, step=step))
+
+
+@pytest.mark.mpi(min_size=2)
+def test_bytes_are_those_of_the_compressed_messages() -> None:
+    with Session() as session:
+        sent = []
+        for method in ({}, {"compression": "quantize", "compression_bits": 4}):
+            outcome = train(parse_config({**experiment(session.size, method=method), "rounds": 10}), session)
+            if outcome is not None:
+                sent.append([row["bytes_sent"] / row["messages_sent"] for row in outcome.ranks])
+    if sent:
+        n = 31  # breast_cancer has 30 columns and an intercept
+        assert sent[0] == [8 * (4 + n)] * session.size
+        # Header; number, a seventh of the references and a scale (two to a word), codes.
+        assert sent[1] == [8 * (4 + 1 + 3 + 1 + 2)] * session.size
+
+
 @pytest.mark.mpi(min_size=1)
 def test_late_policies_end_in_parameters_of_their_own() -> None:
     # Where they did not, the comparison with the simulator would say nothing about them.

@@ -224,6 +224,31 @@ def test_methods_that_lose_nothing(
 
 
 @pytest.mark.mpi(min_size=1)
+@pytest.mark.parametrize("stragglers", [SLOW, {**DELAYS, "link_p": 0.3}], ids=["slow", "delays and lost links"])
+@pytest.mark.parametrize("late", ["discard", "partial", "memory"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"compression": "top_k", "compression_ratio": 0.3},
+        {"compression": "random_k", "max_age": 2},
+        {"compression": "quantize", "compression_bits": 4},
+        {"compression": "quantize", "kind": "dgd", "consensus_step": 0.5},
+    ],
+    ids=lambda method: " ".join(map(str, method.values())),
+)
+def test_compressed_messages(session: Session, method: dict[str, Any], late: str, stragglers: dict[str, Any]) -> None:
+    run_and_replay(session, experiment(session.size, method={**method, "late": late}, stragglers=stragglers))
+
+
+@pytest.mark.mpi(min_size=1)
+@pytest.mark.parametrize("late", ["discard", "partial", "memory"])
+@pytest.mark.parametrize("method", [{}, {"compression": "quantize"}, {"kind": "allreduce"}, {"momentum": 0.8}], ids=str)
+def test_minibatches(session: Session, method: dict[str, Any], late: str) -> None:
+    config = experiment(session.size, method={**method, "late": late}, stragglers=SLOW, data={"batch_size": 7})
+    run_and_replay(session, config)
+
+
+@pytest.mark.mpi(min_size=1)
 @pytest.mark.parametrize("method", [{"kind": "push_pull"}, {"mixing": "running"}], ids=["push_pull", "running"])
 def test_methods_that_lose_nothing_on_any_deadline(session: Session, method: dict[str, Any]) -> None:
     for deadline in ({"compute_s": 0.0, "gossip_s": 0.0}, {"compute_s": 3e-3, "gossip_s": 1e-3}):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from goco_mpi.core.batches import Batch, n_rows
 from goco_mpi.core.costs import CostModel
 from goco_mpi.core.discrete_event.network import Observe, TimedRun
 from goco_mpi.core.gossip import TRAILER, Mixing, Received
@@ -31,6 +32,7 @@ def run_allreduce(
     start: Array,
     observe: Observe = lambda *_: True,
     every: int | None = None,
+    batch: Batch | None = None,
 ) -> TimedRun:
     """Go through the rounds of a method whose exchange is an allreduce.
 
@@ -63,15 +65,16 @@ def run_allreduce(
         needed = method.needs_gradient(states[0], round_)  # all are in the same state
         lasts_s = np.zeros(n_workers)
         for i, share in enumerate(shares) if needed else ():
-            own_s = cost.gradient_s(i, round_, share.n_rows) * stragglers.slowness(i)
+            own_s = cost.gradient_s(i, round_, n_rows(share, batch)) * stragglers.slowness(i)
             lasts_s[i] = max(own_s, stragglers.duration_s(i, round_))
         round_s = float(lasts_s.max()) + cost.allreduce_s(n_workers, n_bytes)
         if not np.isfinite(round_s):
             now = float("inf")
             break
         now += round_s
-        for state, share, out in zip(states, shares, message, strict=True):
-            gradient = Gradient(share.gradient(state.params), state.params) if needed else None
+        for place, state, share, out in zip(places, states, shares, message, strict=True):
+            drawn = share if batch is None else batch.of(share, place.worker, round_)
+            gradient = Gradient(drawn.gradient(state.params), state.params) if needed else None
             method.send(state, gradient, step_size(round_), round_, out)
         mean = Received(message.mean(axis=0), 0)
         for state, own, worker, seconds, n_held in zip(states, message, counts, lasts_s, loads, strict=True):

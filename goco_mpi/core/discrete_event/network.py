@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from goco_mpi.core.batches import Batch
 from goco_mpi.core.costs import CostModel
 from goco_mpi.core.discrete_event.link import Link
 from goco_mpi.core.discrete_event.queue import Kind, Queue
@@ -85,6 +86,8 @@ class Network:
         Everybody's first parameters.
     take_down : bool
         Whether to keep the events of `goco_mpi.core.events`.
+    batch : Batch, optional
+        What rows a gradient is taken of; all of them without.
 
     Raises
     ------
@@ -104,9 +107,11 @@ class Network:
         n_rounds: int,
         start: Array,
         take_down: bool = False,
+        batch: Batch | None = None,
     ) -> None:
         self.queue = Queue()
         self.cost = cost
+        self.batch = batch
         self.stragglers = stragglers
         self.n_rounds = n_rounds
         self.step_size = step_size
@@ -128,7 +133,7 @@ class Network:
                 method,
                 place,
                 mixing,
-                Work(worker, place.share, stragglers, pacing.late),
+                Work(worker, place.share, stragglers, pacing.late, batch),
                 [link(worker, neighbor) for neighbor in place.neighbors],
                 pacing.late,
                 Deadline(pacing.compute_s, pacing.compute_factor),

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from goco_mpi.core.batches import Batch, n_rows
 from goco_mpi.core.costs import CostModel
 from goco_mpi.core.discrete_event.link import Link
 from goco_mpi.core.discrete_event.queue import Kind, Queue
@@ -43,6 +44,7 @@ class Surroundings(Protocol):
     queue: Queue
     cost: CostModel
     stragglers: StragglerModel
+    batch: Batch | None
     n_rounds: int
 
     def step_size(self, round_: int) -> float:
@@ -182,7 +184,8 @@ class Worker:
         around, me, now = self._around, self._place.worker, self._queue.now
         encoding = self._method.encoding(self._state)
         self._blocks = self._work.start(self.params, self.round, self.counts.rounds, encoding)
-        own_s = around.cost.gradient_s(me, self._n_begun, self._place.share.n_rows) * around.stragglers.slowness(me)
+        rows = n_rows(self._place.share, around.batch)
+        own_s = around.cost.gradient_s(me, self._n_begun, rows) * around.stragglers.slowness(me)
         self._n_begun += 1
         self._task = Task(now, own_s, around.stragglers.duration_s(me, self.round))
         self._waited_s = 0.0

@@ -38,7 +38,6 @@ class Rated(Method[RatedState]):
     Parameters
     ----------
     inner : Method
-        One that changes its state's parameters in place.
     weights : {'paper', 'own', 'coverage'}
         The kind of weights that the rates go into.
     kind : {'counted', 'ema', 'live'}
@@ -94,3 +93,4 @@ class Rated(Method[RatedState]):
             for received in inbox
         ]
         self._inner.receive(state.inner, own[:-size], messages, mixing, step_size)
+        state.params = state.inner.params

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from goco_mpi.core.batches import Batch
 from goco_mpi.core.methods import Encoding, Gradient
 from goco_mpi.core.shares import Share
 from goco_mpi.core.stragglers import StragglerModel
@@ -49,6 +50,8 @@ class Work:
     share : Share
     stragglers : StragglerModel
     late : {'discard', 'partial', 'memory', 'wait'}
+    batch : Batch, optional
+        What rows a gradient is taken of; all of them without.
 
     Attributes
     ----------
@@ -58,9 +61,12 @@ class Work:
         Gradients of single shards in those not dropped.
     """
 
-    def __init__(self, rank: int, share: Share, stragglers: StragglerModel, late: str) -> None:
+    def __init__(
+        self, rank: int, share: Share, stragglers: StragglerModel, late: str, batch: Batch | None = None
+    ) -> None:
         self._rank = rank
-        self._own_share = self._share = share
+        self._own_share = self._share = self._drawn = share
+        self._batch = batch
         self._encoding: Encoding | None = None
         self._stragglers = stragglers
         self._late = late
@@ -87,6 +93,7 @@ class Work:
         if encoding is not self._encoding:
             self._encoding = encoding
             self._share = self._own_share if encoding is None else self._own_share.reweighted(encoding.weights)
+        self._drawn = self._share if self._batch is None else self._batch.of(self._share, self._rank, step)
         self._finished = []
         n_shards = self._share.n_shards
         waits = self._late == "wait"
@@ -105,13 +112,13 @@ class Work:
         return iter(())
 
     def _in_one_pass(self) -> Iterator[None]:
-        yield from self._share.gradient_blocks(self._params, self._vector)
+        yield from self._drawn.gradient_blocks(self._params, self._vector)
         yield from self._lasts(1.0)
 
     def _shard_by_shard(self, order: list[int]) -> Iterator[None]:
         self._vector[:] = 0.0
         for place, shard in enumerate(order, 1):
-            yield from self._share.gradient_blocks(self._params, self._spare, shard)
+            yield from self._drawn.gradient_blocks(self._params, self._spare, shard)
             yield from self._lasts(place / self._share.n_shards)
             self._vector += self._spare
             self._finished.append(shard)

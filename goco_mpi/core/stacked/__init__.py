@@ -16,8 +16,10 @@ from goco_mpi.core.stacked.allreduce import (
 )
 from goco_mpi.core.stacked.base import Array, Links, Step
 from goco_mpi.core.stacked.central import StackedCentral, StackedMasterCg
+from goco_mpi.core.stacked.compressed import StackedCompressed
 from goco_mpi.core.stacked.exact_diffusion import StackedExactDiffusion
 from goco_mpi.core.stacked.goco import StackedDescent
+from goco_mpi.core.stacked.momentum import StackedMomentum
 from goco_mpi.core.stacked.push_pull import StackedPushPull
 from goco_mpi.core.stacked.running_sums import StackedRunningSums
 from goco_mpi.core.stacked.table_newton import StackedNewton
@@ -43,4 +45,14 @@ SOLVERS: dict[str, Callable[[Array, Sequence[Share], float | None], Step]] = {
 CENTRAL = ("sgc", "gradient_coding")
 """Methods of a master: `StackedCentral`."""
 
-__all__ = ["CENTRAL", "SOLVERS", "STEPS", "Links", "StackedCentral", "StackedRunningSums", "Step"]
+__all__ = [
+    "CENTRAL",
+    "SOLVERS",
+    "STEPS",
+    "Links",
+    "StackedCentral",
+    "StackedCompressed",
+    "StackedMomentum",
+    "StackedRunningSums",
+    "Step",
+]
