@@ -69,6 +69,7 @@ def simulate_in_time(
     n_workers: int,
     progress: Callable[[int], None] = lambda round_: None,
     cost: CostModel | None = None,
+    measured: bool = False,
 ) -> TimedOutcome:
     """Run an experiment on simulated workers that each have their own time.
 
@@ -82,8 +83,10 @@ def simulate_in_time(
     progress : callable (round) -> None
         Called when half of the workers have come that far.
     cost : CostModel, optional
-        Instead of that of ``[cost]``, from a run: lateness that the experiment injects in seconds is in it already,
-        and only counts for the encoding weights.
+        Instead of that of ``[cost]``.
+    measured : bool
+        Whether the cost was measured in a run of the experiment: lateness that it injects in seconds is in it
+        already, and only counts for the encoding weights.
 
     Raises
     ------
@@ -94,9 +97,9 @@ def simulate_in_time(
     """
     simulation = Simulation(config, n_workers)
     stragglers = simulation.layout.stragglers
-    if cost is not None:
+    if measured:
         stragglers = stragglers.without_seconds()
-    else:
+    if cost is None:
         cost = cost_model(config, simulation.problem.train.n_samples / n_workers)
     history: list[dict[str, Any]] = []
     reason = "rounds"
