@@ -253,10 +253,10 @@ class Planner:
 
 
 def _complexity(choice: Choice, graph: str) -> tuple[int, ...]:
-    """Order choices from what needs least to what needs most: gradient work, then rules that are not the default."""
-    kinds = ("allreduce", "dgd", "goco", "push_pull", "table_newton")
+    """Order choices by what they need: gradient work, what the method keeps and sends, unusual rules."""
+    kinds = {"allreduce": 0, "dgd": 1, "goco": 1, "push_pull": 2, "table_newton": 3}
     unusual = (choice.late not in ("discard", "memory")) + (choice.graph != graph) + (choice.compute_s != "auto")
-    return choice.replication, kinds.index(choice.kind), unusual + (choice.gossip_s != "auto")
+    return choice.replication, kinds[choice.kind], unusual + (choice.gossip_s != "auto")
 
 
 def _verdict(best: Candidate | None) -> str:
