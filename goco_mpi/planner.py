@@ -140,8 +140,8 @@ class Planner:
         yield varied(gossip_s=0.0)
         yield varied(compute_s="inf")
         if base.kind != "table_newton":
-            if self._n_workers > 6:
-                yield varied(graph="random_regular", degree=4 if self._n_workers % 2 == 0 or self._n_workers > 8 else 6)
+            if self._n_workers > 5:
+                yield varied(graph="random_regular", degree=4)
             if self._n_workers <= 32:
                 yield varied(graph="complete")
             if self._n_workers <= 16:
