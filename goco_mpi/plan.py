@@ -11,6 +11,8 @@ from typing import Any
 
 WIDTH = 120
 """Columns of a table in a log or a pipe."""
+FEW = 5
+"""Rounds in which nothing is decided yet."""
 LITTLE = 0.25
 """Messages that take less than this part of a gradient leave a round compute-bound."""
 
@@ -199,6 +201,11 @@ def words(plan: Plan) -> list[str]:
         )
     if plan.best is not None:
         said.append(_survival(plan))
+        if (plan.best.rounds or 0) < FEW:
+            said.append(
+                f"It takes only {plan.best.rounds} rounds: a gap of {plan.gap:g} is too near the start to tell much "
+                "apart. Ask for a smaller --gap."
+            )
     return said
 
 

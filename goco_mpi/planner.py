@@ -146,7 +146,7 @@ class Planner:
                 yield varied(graph="complete")
             if self._n_workers <= 16:
                 yield varied(graph="ring")
-        if base.replication < self._n_workers:
+        if METHODS[base.kind].coded and base.replication < self._n_workers:
             yield varied(replication=base.replication + 1)
         if base.replication > 1:
             yield varied(replication=base.replication - 1)

@@ -231,6 +231,22 @@ def test_a_plan_without_a_run_that_tells_costs_is_refused(tmp_path):
         planned(tmp_path)
 
 
+def test_a_gap_too_near_the_start_is_said():
+    found = Candidate(Choice("dgd", 1, "ring"), {}, 2.0, 2)
+    allreduce = Candidate(Choice("allreduce", 1, "ring"), {}, 6.0, 2)
+    plan = Plan(8, 0.5, [found, allreduce], found, "uncoded", allreduce, found, 0, {0.1: 0.2}, 2.0, [])
+    assert "smaller --gap" in words(plan)[-1]
+
+
+@pytest.mark.parametrize(("kind", "replications"), [("dgd", {1}), ("goco", {1, 2}), ("push_pull", {1, 2})])
+def test_only_coded_methods_are_tried_with_several_holders(kind, replications):
+    raw = {"data": {"source": "synthetic", "n_samples": 100, "n_features": 3}, "objective": {"kind": "least_squares"}}
+    planner = Planner(parse_config(raw), 4)
+    varied = list(planner._variations(Candidate(Choice(kind, 1, "exponential"), {}, 1.0, 10)))
+    assert {choice.replication for choice in varied} == replications
+    assert {choice.kind for choice in varied} == {kind}
+
+
 def test_gains_are_ratios_of_times_and_infinite_over_what_never_gets_there():
     best, other, never = (
         Candidate(Choice("goco", 2, "ring"), {}, 2.0, 10),
