@@ -63,7 +63,7 @@ class Result:
     wall_s : float
         Seconds in the round loop, of the rank that took longest.
     history : list of dict
-        As in ``history.csv``: round, wall_s, loss, consensus_distance, test_accuracy.
+        As in ``history.csv``, without suboptimality.
     ranks : list of dict
         As in ``ranks.csv``: what each rank counted.
     stacked_params : ndarray of shape (n_ranks, n_params) or None

@@ -87,6 +87,18 @@ def on_ranks(function: str, *, apart: bool = False, **options: Any) -> Callable[
     return sample
 
 
+def simulated(function: str, **options: int) -> Callable[[Setup], list[float]]:
+    """Return a ``sample`` that calls a function of `goco_mpi.bench_simulation`, in this process."""
+
+    def sample(setup: Setup) -> list[float]:
+        from goco_mpi import bench_simulation
+
+        samples: list[float] = getattr(bench_simulation, function)(REPEATS, **options)
+        return samples
+
+    return sample
+
+
 def startup(setup: Setup) -> list[float]:
     """Return the wall time of starting our ranks / bare mpi4py's, from the launch to the end of the job.
 
@@ -152,6 +164,16 @@ MEMBERS = (
     ),
     Member("startup", "ours to bare mpi4py", startup),
     Member("recovery", "rank frozen for 1 s", on_ranks("recovery", rank=3, frozen_s=1.0), 5.0, unit="rounds"),
+    *(
+        Member("simulate", f"1024 workers of {n} rows, to bare", simulated("overhead", n_workers=1024, n_rows=n), 1.5)
+        for n in (24, 96)
+    ),
+    Member(
+        "simulate",
+        "a worker of 16384 to one of 1024",
+        simulated("growth", n_workers=16384, than=1024, n_rows=96),
+        1.5,
+    ),
     *(
         Member("peers", f"{peer} {case}", against(peer, case), 4.0, at_most=False)
         for peer in bench_peers.PEERS

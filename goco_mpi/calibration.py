@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from goco_mpi.config import parse_config
 from goco_mpi.core.costs import CostModel
 from goco_mpi.core.events import NONE, Events
+from goco_mpi.core.gossip import HEADER
 from goco_mpi.core.methods import METHODS
-from goco_mpi.core.pace.slots import HEADER
 from goco_mpi.errors import InputError
 from goco_mpi.experiment import lay_out
 from goco_mpi.record import RunRecord, read_params, read_run, read_tables

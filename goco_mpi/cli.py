@@ -1,8 +1,9 @@
-"""The command line: ``goco run | simulate | replay | report | calibrate | plan | bench | info``."""
+"""The command line: ``goco run | simulate | sweep | replay | report | calibrate | plan | bench | info``."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -56,15 +57,36 @@ def _parser() -> argparse.ArgumentParser:
     )
     simulate.set_defaults(command=_simulate)
 
+    sweep = commands.add_parser("sweep", help="all members of a grid of experiments, resumably, into one table")
+    sweep.add_argument("sweep", metavar="SWEEP.toml")
+    sweep.add_argument("--out", type=Path, metavar="DIR", help="directory (default runs/SWEEP)")
+    sweep.add_argument("--jobs", type=int, metavar="N", help="simulations at a time (default: one a core)")
+    sweep.add_argument("--mpiexec", metavar="COMMAND", help='launcher for mode = "mpi" (default: as bench)')
+    sweep.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    sweep.set_defaults(command=_sweep)
+
     replay = commands.add_parser("replay", help="compute finished runs once more from their events, and compare")
     replay.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR")
     replay.set_defaults(command=_replay)
 
-    report = commands.add_parser("report", help="compare finished runs: a table, and a picture with --png")
-    report.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR")
+    report = commands.add_parser("report", help="compare finished runs or the variants of a sweep: tables, pictures")
+    report.add_argument("runs", nargs="+", type=Path, metavar="DIR", help="run directory, or a sweep's")
+    report.add_argument(
+        "--targets", metavar="LIST", help="cost to these suboptimalities, such as 1e-2,1e-6 (default for sweeps)"
+    )
+    report.add_argument(
+        "--figure", type=Path, metavar="FILE", help="draw against rounds, time, bytes and gradients (.svg, .png, .pdf)"
+    )
+    report.add_argument("--title", default="", help="of the figure")
+    report.add_argument("--floor", type=float, default=0.0, metavar="VALUE", help="the lowest value in the figure")
+    report.add_argument(
+        "--best",
+        metavar="KEY",
+        help="of variants that differ in KEY, such as step.scale, only the quickest (figure: to --gap)",
+    )
     report.add_argument("--reference", type=Path, metavar="RUN_DIR", help="run without stragglers, for round rates")
-    report.add_argument("--gap", type=float, default=0.01, help="suboptimality to time (default 0.01)")
-    report.add_argument("--png", type=Path, metavar="FILE", help="draw loss against wall time (needs matplotlib)")
+    report.add_argument("--gap", type=float, default=0.01, help="suboptimality that counts (default 0.01)")
+    report.add_argument("--png", type=Path, metavar="FILE", help="draw loss against wall time alone")
     report.add_argument(
         "--timeline", type=Path, metavar="FILE", help="write the (first) run's timeline, for https://ui.perfetto.dev"
     )
@@ -208,12 +230,7 @@ def _finish(
     result = record.write_run(out, config, environment, outcome, options.force)
     if not options.quiet:
         _print_result(out, result)
-    if not result["loss"] <= result["loss_start"]:
-        raise RunError(
-            f"The run did not converge: the loss went from {result['loss_start']:.4g} to {result['loss']:.4g}. The "
-            f"step size {result['step_size']:g} is too large. Lower step.size (or step.scale with step.kind = "
-            f"'auto'). The record is in {out}."
-        )
+    record.refuse_worse(result, out)
 
 
 def _print_result(out: Path, result: dict[str, Any]) -> None:
@@ -229,6 +246,31 @@ def _print_result(out: Path, result: dict[str, Any]) -> None:
         parts.append(f"{result['wall_s']:.2f} s")
     print(", ".join(parts))
     print(f"record in {out}")
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    from goco_mpi.bench import default_mpiexec
+    from goco_mpi.sweep import RESULTS, read_sweep
+    from goco_mpi.sweep_run import run_sweep
+
+    jobs = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if options.jobs is not None:
+        check_range("--jobs", options.jobs, 1, 2**15)
+        jobs = options.jobs
+    sweep = read_sweep(options.sweep)
+    file = Path(options.sweep).resolve()
+    out = options.out or Path("runs") / (file.parent.name if file.stem == "sweep" else file.stem)
+
+    def say(line: str) -> None:
+        if not options.quiet:
+            print(line, flush=True)
+
+    mpiexec = shlex.split(options.mpiexec or default_mpiexec())
+    n_failed = run_sweep(sweep, out, jobs, mpiexec, say)
+    say(f"table in {out / RESULTS}; goco report {out} compares the variants")
+    if n_failed:
+        raise RunError(f"{n_failed} of {len(sweep.members)} members failed. Their reasons are in {out / RESULTS}.")
+    return 0
 
 
 def _replay(options: argparse.Namespace) -> int:
@@ -254,7 +296,16 @@ def _replay(options: argparse.Namespace) -> int:
 def _report(options: argparse.Namespace) -> int:
     from goco_mpi import report, timeline
     from goco_mpi.record import read_run
+    from goco_mpi.sweep import RESULTS
 
+    of_runs = options.reference or options.png or options.timeline
+    if options.targets or options.figure or options.best or any((path / RESULTS).exists() for path in options.runs):
+        if of_runs:
+            raise InputError(
+                "--png, --reference and --timeline are for runs, and --targets, --figure and --best for variants of "
+                "an experiment, as sweeps are. Report one after the other."
+            )
+        return _compare(options)
     runs = [read_run(path) for path in options.runs]
     reference = read_run(options.reference) if options.reference else None
     report.print_table(runs, reference, options.gap)
@@ -300,6 +351,26 @@ def _plan(options: argparse.Namespace) -> int:
         print(plan.to_json(made))
     else:
         plan.print_plan(made)
+    return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    """Report what variants need to targets, each over its seeds."""
+    from goco_mpi import comparison, figures
+
+    targets = list(comparison.TARGETS)
+    if options.targets:
+        try:
+            targets = [float(word) for word in options.targets.split(",")]
+        except ValueError:
+            raise InputError(f"--targets takes numbers, such as 1e-2,1e-6. Got {options.targets!r}.") from None
+    variants = comparison.read_variants(options.runs)
+    comparison.print_costs(variants, targets, options.best)
+    if options.figure:
+        if options.best:
+            variants = comparison.best(variants, options.best, options.gap)
+        figures.draw(variants, options.figure, options.title, options.floor)
+        print(f"figure in {options.figure}")
     return 0
 
 

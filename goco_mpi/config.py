@@ -17,11 +17,21 @@ from typing import Any, TypeVar, get_type_hints
 
 import msgspec
 
-from goco_mpi.core import costs, encoding, gossip, mixing, objectives, placement, stragglers, topology
+from goco_mpi.core import costs, encoding, gossip, mixing, objectives, placement, rates, stragglers, topology
 from goco_mpi.core.methods import METHODS
 from goco_mpi.core.methods.table_newton import TABLE_NEWTON
 from goco_mpi.errors import InputError, check_one_of, check_range
-from goco_mpi.schema import CostConfig, DeadlineConfig, PlacementConfig, RunConfig, Section, StepConfig, StopConfig
+from goco_mpi.schema import (
+    CostConfig,
+    DeadlineConfig,
+    MethodConfig,
+    PlacementConfig,
+    RunConfig,
+    Section,
+    StepConfig,
+    StopConfig,
+    StragglerConfig,
+)
 
 BUNDLED = ("digits", "breast_cancer", "diabetes")
 PARTITIONS = ("iid", "by_label", "in_order")
@@ -50,17 +60,28 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
         If the file is missing or not TOML, a key is unknown, or a value is not allowed.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            raw = tomllib.load(file)
-    except OSError as error:
-        raise InputError(f"The experiment file {str(path)!r} cannot be read: {error.strerror}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"The experiment file {str(path)!r} is not valid TOML: {error}.") from None
+    raw = read_toml(path, "experiment")
     for override in overrides:
         _apply_override(raw, override)
-    _resolve_paths(raw, path.parent)
+    resolve_paths(raw, path.parent)
     return parse_config(raw)
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """Read the tables of a TOML file; ``what`` says in an error which file it is.
+
+    Raises
+    ------
+    InputError
+        If the file is missing or not TOML.
+    """
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise InputError(f"The {what} file {str(path)!r} cannot be read: {error.strerror}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"The {what} file {str(path)!r} is not valid TOML: {error}.") from None
 
 
 def parse_config(raw: dict[str, Any]) -> RunConfig:
@@ -71,7 +92,7 @@ def parse_config(raw: dict[str, Any]) -> RunConfig:
     >>> parse_config({"rounds": 5, "method": {"kind": "dgd"}}).placement.kind
     'uncoded'
     """
-    _refuse_unknown_keys(raw, RunConfig)
+    refuse_unknown_keys(raw)
     try:
         config = msgspec.convert(raw, RunConfig)
     except msgspec.ValidationError as error:
@@ -108,16 +129,29 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
         value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         value = text.strip()
-    *tables, last = key.strip().split(".")
+    put(raw, key.strip(), value, f"--set {key.strip()}")
+
+
+def put(raw: dict[str, Any], key: str, value: Any, where: str) -> None:
+    """Set a dotted key in the tables of an experiment; ``where`` begins an error.
+
+    Examples
+    --------
+    >>> raw = {"rounds": 5}
+    >>> put(raw, "method.kind", "dgd", "--set method.kind")
+    >>> raw
+    {'rounds': 5, 'method': {'kind': 'dgd'}}
+    """
+    *tables, last = key.split(".")
     for table in tables:
         inner = raw.setdefault(table, {})
         if not isinstance(inner, dict):
-            raise InputError(f"--set {key.strip()}: {table!r} is a value, not a table.")
+            raise InputError(f"{where}: {table!r} is a value, not a table.")
         raw = inner
     raw[last] = value
 
 
-def _resolve_paths(raw: dict[str, Any], base: Path) -> None:
+def resolve_paths(raw: dict[str, Any], base: Path) -> None:
     """Look a relative data path up from the current directory, then from the experiment file's."""
     for section, key in (("data", "source"), ("data", "targets"), ("cost", "trace")):
         table = raw.get(section)
@@ -129,7 +163,14 @@ def _resolve_paths(raw: dict[str, Any], base: Path) -> None:
             raw[section][key] = str(base / value)
 
 
-def _refuse_unknown_keys(raw: dict[str, Any], section: type[Section], prefix: str = "") -> None:
+def refuse_unknown_keys(raw: dict[str, Any], section: type[Section] = RunConfig, prefix: str = "") -> None:
+    """Refuse tables of an experiment with a key that is none.
+
+    Raises
+    ------
+    InputError
+        Naming the nearest keys.
+    """
     types = get_type_hints(section)
     for key, value in raw.items():
         if key not in types:
@@ -141,7 +182,7 @@ def _refuse_unknown_keys(raw: dict[str, Any], section: type[Section], prefix: st
         if isinstance(inner, type) and issubclass(inner, Section):
             if not isinstance(value, dict):
                 raise InputError(f"{prefix + key} must be a table. Got {value!r}.")
-            _refuse_unknown_keys(value, inner, f"{prefix}{key}.")
+            refuse_unknown_keys(value, inner, f"{prefix}{key}.")
 
 
 _WORDS = {
@@ -200,8 +241,10 @@ def _check(config: RunConfig) -> None:
     check_one_of("topology.mixing_matrix", config.topology.mixing_matrix, mixing.KINDS)
     check_one_of("placement.kind", config.placement.kind, placement.KINDS)
     check_one_of("method.kind", config.method.kind, METHODS)
-    check_one_of("method.late", config.method.late, LATE_POLICIES)
+    check_one_of("method.late", config.method.late, ("auto", *LATE_POLICIES))
     check_one_of("method.weights", config.method.weights, encoding.KINDS)
+    if config.method.rates is not None:
+        check_one_of("method.rates", config.method.rates, rates.KINDS)
     if config.method.mixing is not None:
         check_one_of("method.mixing", config.method.mixing, gossip.RULES)
     check_range("method.max_age", config.method.max_age, 0, 2**31)
@@ -291,11 +334,13 @@ def _resolve(config: RunConfig) -> RunConfig:
             deadline = replace(deadline, **{name: math.inf})
     placement_section = config.placement
     step = config.step
+    if section.late == "auto":
+        section = replace(section, late=method.late)
     if not method.mixings:
         section = replace(section, mixing=None)
     elif section.mixing is None:
         section = replace(section, mixing=method.mixings[0])
-    if method is TABLE_NEWTON:  # its steps are its own: nothing to work out before the first round
+    if not method.steps:  # they are its own: nothing to work out before the first round
         step = StepConfig(kind="constant", size=1.0)
     if not method.coded:
         section = replace(section, weights="plain")
@@ -303,11 +348,21 @@ def _resolve(config: RunConfig) -> RunConfig:
         placement_section = PlacementConfig(kind="uncoded", replication=1)
     if method.exchange == "allreduce":
         section = replace(section, late="wait")
+    if section.rates is None:
+        section = replace(section, rates=_default_rates(section, config.stragglers))
     if section.late == "wait":
         deadline = replace(deadline, compute_s=math.inf, gossip_s=math.inf)
     config = replace(config, method=section, placement=placement_section, step=step, deadline=deadline)
     _check_pairings(config)
     return config
+
+
+def _default_rates(section: MethodConfig, straggler_section: StragglerConfig) -> str:
+    if not METHODS[section.kind].reweighs or section.weights == "plain" or section.late == "wait":
+        return "stated"
+    if straggler_section.kind != "none":
+        return "stated"
+    return "live" if section.late == "memory" else "ema"
 
 
 def _check_pairings(config: RunConfig) -> None:
@@ -328,15 +383,36 @@ def _check_pairings(config: RunConfig) -> None:
             f"method.late = 'partial' is not sound with method.kind = '{kind}', which remembers whole gradients: "
             "a part would take the place of the whole. Use 'memory' or 'discard'."
         )
-    if method is TABLE_NEWTON and config.topology.kind != "complete":
+    _check_rates(config.method)
+    if method is TABLE_NEWTON and config.topology.kind not in ("complete", "rook"):
         raise InputError(
-            f"method.kind = '{kind}' needs topology.kind = 'complete': a rank hears of another's gradient only from "
-            f"that rank itself. Got {config.topology.kind!r}. On other graphs use method.kind = 'push_pull'."
+            f"method.kind = '{kind}' needs topology.kind = 'complete' or 'rook': a rank hears of another's "
+            f"gradient only from that rank itself, or from its row. Got {config.topology.kind!r}. On other graphs use "
+            "method.kind = 'push_pull'."
         )
     if method is TABLE_NEWTON and config.stop.gradient_norm is not None:
         raise InputError(
             f"stop.gradient_norm does not go with method.kind = '{kind}': it is read off steps along the gradient, and "
             f"these are not. Got {config.stop.gradient_norm:g}. Use stop.target_loss."
+        )
+
+
+def _check_rates(section: MethodConfig) -> None:
+    if section.rates == "stated":
+        return
+    given = f"method.rates = '{section.rates}'"
+    if not METHODS[section.kind].reweighs:
+        raise InputError(
+            f"{given} does not go with method.kind = '{section.kind}', whose weights stay as they are. "
+            "Use 'stated', or method.kind = 'goco'."
+        )
+    if section.weights == "plain" or section.late == "wait":
+        what = "method.weights = 'plain'" if section.weights == "plain" else "method.late = 'wait'"
+        raise InputError(f"{given} does not go with {what}, under which no rate matters. Leave method.rates out.")
+    if section.late == "memory" and section.rates != "live":
+        raise InputError(
+            f"{given} is not sound with method.late = 'memory': a late rank's last gradient counts in every round, "
+            "however seldom it finishes. Use 'live' or 'stated'."
         )
 
 

@@ -25,12 +25,17 @@ class RunError(GocoError):
     """The run started and could not be finished, or its result is not usable."""
 
 
-def divergence(round_: int, step_size: float) -> RunError:
-    """Return the error of a run whose parameters grow without bound, naming the setting to change."""
-    return RunError(
-        f"The run diverged in round {round_}: the parameters grow without bound. The step size "
-        f"{step_size:g} is too large. Lower step.size (or step.scale with step.kind = 'auto')."
+def divergence(round_: int, step_size: float | None) -> RunError:
+    """Return the error of a run whose parameters grow without bound, naming the setting to change.
+
+    ``step_size`` is None where the method takes no steps of a size that is given.
+    """
+    advice = (
+        "The loss is not convex enough for this method. Raise objective.l2, or use method.kind = 'push_pull'."
+        if step_size is None
+        else f"The step size {step_size:g} is too large. Lower step.size (or step.scale with step.kind = 'auto')."
     )
+    return RunError(f"The run diverged in round {round_}: the parameters grow without bound. {advice}")
 
 
 def check_range(name: str, value: float, low: float, high: float, hint: str = "") -> None:

@@ -5,6 +5,7 @@ Both the engine and the simulator start from here; all of it is data and pure fu
 
 from __future__ import annotations
 
+import functools
 import zlib
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +17,10 @@ from numpy.typing import NDArray
 from goco_mpi.core import encoding, gossip, mixing, objectives, optimum, placement, schedules, topology
 from goco_mpi.core.gossip import Mixing
 from goco_mpi.core.methods import METHODS, Method, Place
+from goco_mpi.core.methods.rated import Rated
 from goco_mpi.core.methods.running_sums import RUNNING_SUMS
+from goco_mpi.core.methods.table_newton import TABLE_NEWTON
+from goco_mpi.core.methods.table_newton_rook import TABLE_NEWTON_ROOK
 from goco_mpi.core.objectives import Objective, WeightedRows
 from goco_mpi.core.placement import Placement
 from goco_mpi.core.schedules import StepSchedule
@@ -61,7 +65,23 @@ class Layout:
         """Return where a worker stands, for its method."""
         weight = float(self.encoding_weights[worker].sum()) * self.n_workers / self.placement.n_shards
         held = self.placement.held[:, self.placement.shards_of(worker)]
-        return Place(worker, self.n_workers, self.topology.neighbors(worker), share, weight, held)
+        return Place(
+            worker,
+            self.n_workers,
+            self.topology.neighbors(worker),
+            share,
+            weight,
+            held,
+            self.placement.n_shards,
+            self.all_weights,
+        )
+
+    @functools.cached_property
+    def all_weights(self) -> Array | None:
+        """(N/M) a_ik of all workers, shape (n_workers, n_shards), for methods that change them."""
+        if self.config.method.kind != TABLE_NEWTON.name:
+            return None
+        return self.encoding_weights * (self.n_workers / self.placement.n_shards)
 
     def mixing(self, worker: int) -> Mixing:
         """Return a worker's weights of its neighbours, under the rule of the config."""
@@ -100,12 +120,13 @@ def lay_out(config: RunConfig, n_workers: int) -> Layout:
         link_p=straggler_config.link_p,
         paired_links=config.method.mixing == "symmetric",
     )
-    # Whoever waits for everyone, or goes on using its last gradient, loses none: nothing to make up for.
-    completion_rates = np.ones(n_workers)
-    if config.method.late == "discard" and not METHODS[config.method.kind].remembers:
-        completion_rates = stragglers.completion_rates()
-    elif config.method.late == "partial":
-        completion_rates = stragglers.completion_rates(holders.load)
+    late = config.method.late
+    completion_rates = stragglers.completion_rates(holders.load if late == "partial" else None)
+    if late == "wait" or config.method.rates != "stated":  # they are to be seen
+        completion_rates = np.ones(n_workers)
+    elif late == "memory" or METHODS[config.method.kind].remembers:
+        # Whoever goes on using its last gradient loses none: only what a dead worker holds is to be made up for.
+        completion_rates = (completion_rates > 0.0).astype(np.float64)
     return Layout(
         config=config,
         n_workers=n_workers,
@@ -114,8 +135,20 @@ def lay_out(config: RunConfig, n_workers: int) -> Layout:
         placement=holders,
         encoding_weights=encoding.build(config.method.weights, holders, completion_rates),
         stragglers=stragglers,
-        method=RUNNING_SUMS if config.method.mixing == "running" else METHODS[config.method.kind],
+        method=_method(config, graph),
     )
+
+
+def _method(config: RunConfig, graph: Topology) -> Method[Any]:
+    section = config.method
+    method: Method[Any] = METHODS[section.kind]
+    if method is TABLE_NEWTON and (graph.degrees < graph.n_workers - 1).any():
+        return TABLE_NEWTON_ROOK
+    if section.mixing == "running":
+        method = RUNNING_SUMS
+    if section.rates == "stated":
+        return method
+    return Rated(method, section.weights, str(section.rates), graph.n_workers)
 
 
 def _topology(config: RunConfig, n_workers: int) -> Topology:
@@ -123,6 +156,7 @@ def _topology(config: RunConfig, n_workers: int) -> Topology:
     options: dict[str, dict[str, object]] = {
         "grid": {"rows": section.rows},
         "torus": {"rows": section.rows},
+        "rook": {"rows": section.rows},
         "random_regular": {"degree": section.degree, "seed": config.seed},
         "erdos_renyi": {"p": section.p, "seed": config.seed},
         "edges": {"edges": section.edges},

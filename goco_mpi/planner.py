@@ -13,8 +13,8 @@ import numpy as np
 from goco_mpi.config import parse_config, to_dict
 from goco_mpi.core import survival
 from goco_mpi.core.costs import CostModel
+from goco_mpi.core.gossip import HEADER
 from goco_mpi.core.methods import METHODS
-from goco_mpi.core.pace.slots import HEADER
 from goco_mpi.errors import InputError, RunError, check_range
 from goco_mpi.experiment import lay_out, load_problem
 from goco_mpi.plan import Candidate, Choice, Plan, describe

@@ -2,7 +2,7 @@
 
 ======================  =====================================================================
 ``run.json``            schema version, whole config, environment, result
-``history.csv``         round, wall_s, loss, suboptimality, consensus_distance, test_accuracy
+``history.csv``         loss and cost of every recorded round: the columns ``HISTORY``
 ``ranks.csv``           counts of every rank
 ``params.npy``          parameters of every rank, shape (n_ranks, n_params)
 ``events.npz``          what decided each rank's every vector (`goco_mpi.core.events`)
@@ -40,6 +40,18 @@ from goco_mpi.schema import RunConfig
 
 SCHEMA_VERSION = 1
 LIBRARIES = ("mpi4py", "msgspec", "networkx", "numpy", "scikit-learn", "scipy")
+
+HISTORY = (
+    "round",
+    "wall_s",
+    "loss",
+    "suboptimality",
+    "consensus_distance",
+    "test_accuracy",
+    "bytes_sent",
+    "shard_gradients",
+)
+"""Columns of ``history.csv``; the last two are what a rank has spent by then, the mean over all ranks."""
 
 T = TypeVar("T")
 Rows = Sequence[dict[str, Any]]
@@ -91,7 +103,7 @@ class RunRecord:
     run : dict
         ``run.json``.
     history : dict of str to ndarray
-        Columns of ``history.csv``; NaN where a cell is empty.
+        Columns of ``history.csv``; NaN where a cell is empty, or the record older than the column.
     ranks : list of dict
         Rows of ``ranks.csv``; numbers as float.
     """
@@ -201,6 +213,22 @@ def write_run(
     return result
 
 
+def refuse_worse(result: dict[str, Any], out: Path) -> None:
+    """Refuse the result of a recorded run that is worse than no training.
+
+    Raises
+    ------
+    RunError
+        If the loss is higher than at the start.
+    """
+    if not result["loss"] <= result["loss_start"]:
+        raise RunError(
+            f"The run did not converge: the loss went from {result['loss_start']:.4g} to {result['loss']:.4g}. The "
+            f"step size {result['step_size']:g} is too large. Lower step.size (or step.scale with step.kind = "
+            f"'auto'). The record is in {out}."
+        )
+
+
 def _swap_in(fresh: Path, out: Path) -> None:
     if not out.exists():
         fresh.rename(out)
@@ -251,6 +279,8 @@ def read_run(path: Path) -> RunRecord:
         history = {name: np.array([float(row[name] or "nan") for row in rows]) for name in rows[0]}
         if not {"round", "loss"} <= set(history) or any(None in row.values() for row in rows):
             raise ValueError("history.csv is incomplete")
+        for name in HISTORY:
+            history.setdefault(name, np.full(len(rows), np.nan))
     except OSError as error:
         raise InputError(f"{str(path)!r} is not a run directory: {error.filename}: {error.strerror}.") from None
     except (ValueError, IndexError, TypeError) as error:

@@ -62,7 +62,10 @@ def print_table(runs: Sequence[RunRecord], reference: RunRecord | None, gap: flo
 
     for run in [*runs, *([reference] if reference else [])]:
         if run.run["result"]["wall_s"] is None:
-            raise InputError(f"{str(run.path)!r} is a simulation, in which no time passes. Report real runs.")
+            raise InputError(
+                f"{str(run.path)!r} is a simulation, in which no time passes. "
+                "Report real runs, or what simulated ones need with --targets and --figure."
+            )
     table = Table(header_style="bold", row_styles=["bold"] + [""] * len(runs))
     table.add_column("run", no_wrap=True)
     for title in (

@@ -52,11 +52,11 @@ class TopologyConfig(Section, frozen=True):
     """Who gossips with whom."""
 
     kind: str = "exponential"
-    """ring | grid | torus | hypercube | complete | star | exponential | random_regular | erdos_renyi | edges."""
+    """ring | grid | torus | rook | hypercube | complete | star | exponential | random_regular | erdos_renyi | edges."""
     mixing_matrix: str = "metropolis"
     """metropolis | lazy_metropolis."""
     rows: int | None = None
-    """grid, torus: number of rows (default: as square as possible)."""
+    """grid, torus, rook: number of rows (default: as square as possible)."""
     degree: int = 4
     """random_regular: neighbours of each worker."""
     p: float = 0.5
@@ -78,13 +78,18 @@ class MethodConfig(Section, frozen=True):
     """What a round does."""
 
     kind: str = "goco"
-    """goco | push_pull | exact_diffusion | table_newton (needs topology.kind = "complete") | dgd | allreduce."""
-    late: str = "discard"
+    """goco | push_pull | exact_diffusion | table_newton (needs topology.kind complete or rook) | dgd | allreduce."""
+    late: str = "auto"
     """What a gradient is worth that misses its deadline: discard (nothing) | partial (the shards done
     so far count, in random order) | memory (it is carried on with and used when ready, until then the last
-    one is) | wait (there is no deadline: both are inf)."""
+    one is) | wait (there is no deadline: both are inf) | auto (memory for table_newton, discard for others)."""
     weights: str = "coverage"
-    """paper | coverage | plain: the encoding weights."""
+    """The encoding weights: paper (by the mean completion rate) | own (by the rank's own) | coverage (by those
+    of all holders of a shard) | plain (lateness is ignored)."""
+    rates: str | None = None
+    """goco: where the completion rates in the weights come from: stated (by [stragglers]), or the ranks tell
+    each other: ema (an average over recent rounds) | counted (over all rounds) | live (1 for ranks that are heard of,
+    0 for silent ones). Default: stated if [stragglers] states any; else live with late = memory, and ema without."""
     mixing: str | None = None
     """What is done about late neighbours: stale (their older vector is mixed) | fold (they are left out) | symmetric
     (a pair mixes both or neither; needs gossip_s = inf) | running (sums, of which nothing is lost). Default: as the
@@ -143,7 +148,9 @@ class StragglerConfig(Section, frozen=True):
     kind: str = "none"
     """none | bernoulli (p, logical) | persistent (ranks, factor: logical) | slow (ranks, factor: real)
     | delays (delay_p, delay_s: real)."""
-    p: float = 0.0
+    p: float | tuple[float, ...] = 0.0
+    """bernoulli, persistent: probability that a rank misses a round: one number, or a list with one for each rank
+    (1: it never finishes)."""
     ranks: tuple[int, ...] = ()
     factor: float = 10.0
     work_s: float = 0.0
@@ -154,8 +161,9 @@ class StragglerConfig(Section, frozen=True):
     """slow, delays: mean delay in seconds."""
     distribution: str = "exponential"
     """exponential | pareto | constant: of the delays."""
-    link_p: float = 0.0
-    """Probability that a message is lost on arrival (logical; goes with any kind)."""
+    link_p: float | tuple[float, ...] = 0.0
+    """Probability that a message is lost on arrival (logical; goes with any kind): one number, or a list with one
+    for each rank that sends."""
 
 
 class CostConfig(Section, frozen=True):

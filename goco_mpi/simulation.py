@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from goco_mpi.core import metrics, objectives
+from goco_mpi.core import encoding, metrics, objectives
+from goco_mpi.core.gossip import HEADER, TRAILER
 from goco_mpi.core.simulate import Observe, simulate
+from goco_mpi.core.stacked.gradients import StackedGradients
 from goco_mpi.experiment import lay_out, load_problem, step_schedule
 from goco_mpi.record import Outcome
 from goco_mpi.schema import RunConfig
@@ -47,12 +49,40 @@ class Simulation:
         objective = self.problem.objective
         start = np.zeros(objective.n_params)
 
-        def largest(rows: objectives.WeightedRows) -> float:
-            return objectives.curvature(lambda v: objective.hessian_product(start, rows, v), objective.n_params)
-
         if self._synchronous:
-            return largest(self.problem.pooled_rows())
-        return max(largest(share.coded) for share in self.shares)
+            rows = self.problem.pooled_rows()
+            return objectives.curvature(lambda v: objective.hessian_product(start, rows, v), objective.n_params)
+        return float(StackedGradients(self.shares).curvatures().max())
+
+    def _weigh(self, worker: int, completion_rates: Array) -> Array:
+        """Return (N/M) a_ik of a worker's shards, were these the completion rates."""
+        holders, kind = self.layout.placement, self.config.method.weights
+        held = holders.shards_of(worker)
+        weights = np.asarray(encoding.KINDS[kind](holders, np.maximum(completion_rates, 1e-300))[worker, held])
+        return np.minimum(weights, 100.0) * (self.layout.n_workers / holders.n_shards)
+
+    @property
+    def bytes_per_round(self) -> int:
+        """What all workers send in a round, as in the engine."""
+        n_workers = self.layout.n_workers
+        size = self.layout.method.message_size(self.problem.objective.n_params)
+        if self._synchronous:
+            return n_workers * (size + TRAILER) * 8
+        topology = self.layout.topology
+        return sum(len(topology.neighbors(worker)) for worker in range(n_workers)) * (size + HEADER) * 8
+
+    def shard_gradients(self, round_: int) -> int:
+        """Return the gradients of single shards that all workers finish in a round."""
+        stragglers, late = self.layout.stragglers.scripted(), self.config.method.late
+        load = self.layout.placement.load
+        if late == "wait":
+            return int(load.sum())
+        finished = stragglers.finishing(round_)
+        total = int(load[finished].sum())
+        if late == "partial":
+            unfinished = np.flatnonzero(~finished).tolist()
+            total += sum(stragglers.shards_finished(worker, round_, int(load[worker])) for worker in unfinished)
+        return total
 
     def run(self, observe: Observe) -> Array:
         """Simulate the rounds; see `goco_mpi.core.simulate.simulate`."""
@@ -66,6 +96,9 @@ class Simulation:
             rule=str(self.config.method.mixing),
             max_age=self.config.method.max_age,
             late=self.config.method.late,
+            rates=str(self.config.method.rates),
+            weigh=self._weigh,
+            all_weights=self.layout.all_weights,
             observe=observe,
         )
 
@@ -85,8 +118,10 @@ def simulate_experiment(
     simulation = Simulation(config, n_workers)
     problem, pooled = simulation.problem, simulation.problem.pooled_rows()
     history: list[dict[str, Any]] = []
+    shard_gradients = 0
 
     def observe(round_: int, stacked_params: Array) -> bool:
+        nonlocal shard_gradients
         progress(round_)
         if round_ % config.record.every == 0 or round_ == config.rounds:
             mean = stacked_params.mean(axis=0)
@@ -98,8 +133,11 @@ def simulate_experiment(
                     "loss": problem.objective.loss(mean, pooled),
                     "consensus_distance": metrics.consensus_distance(stacked_params),
                     "test_accuracy": None if right is None or not right.size else float(right.mean()),
+                    "bytes_sent": round_ * simulation.bytes_per_round / n_workers,
+                    "shard_gradients": shard_gradients / n_workers,
                 }
             )
+        shard_gradients += simulation.shard_gradients(round_)
         return True
 
     stacked_params = simulation.run(observe)

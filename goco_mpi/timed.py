@@ -16,6 +16,7 @@ from goco_mpi.core import metrics
 from goco_mpi.core.costs import CostModel
 from goco_mpi.core.discrete_event import Network, Pacing, TimedRun, run_allreduce
 from goco_mpi.core.discrete_event.network import Observe
+from goco_mpi.core.pace.counts import Spent
 from goco_mpi.core.stragglers import StragglerModel
 from goco_mpi.errors import RunError
 from goco_mpi.record import Outcome
@@ -104,7 +105,7 @@ def simulate_in_time(
     history: list[dict[str, Any]] = []
     reason = "rounds"
 
-    def row(round_: int, now: float, stacked_params: Array) -> dict[str, Any]:
+    def row(round_: int, now: float, stacked_params: Array, spent: Spent) -> dict[str, Any]:
         problem, mean = simulation.problem, stacked_params.mean(axis=0)
         right = problem.objective.accuracy(mean, problem.test.features, problem.test.targets)
         return {
@@ -113,15 +114,16 @@ def simulate_in_time(
             "loss": problem.objective.loss(mean, pooled),
             "consensus_distance": metrics.consensus_distance(stacked_params),
             "test_accuracy": None if right is None or not right.size else float(right.mean()),
+            **spent._asdict(),
         }
 
     pooled = simulation.problem.pooled_rows()
 
-    def observe(round_: int, now: float, stacked_params: Array) -> bool:
+    def observe(round_: int, now: float, stacked_params: Array, spent: Spent) -> bool:
         nonlocal reason
         progress(round_)
         if round_ < config.rounds:  # the last row is that of the end
-            history.append(row(round_, now, stacked_params))
+            history.append(row(round_, now, stacked_params, spent))
             if config.stop.target_loss is not None and history[-1]["loss"] <= config.stop.target_loss:
                 reason = "target_loss"
             elif config.stop.time_limit_s is not None and now >= config.stop.time_limit_s:
@@ -135,7 +137,8 @@ def simulate_in_time(
     if history[-1]["round"] == last_round:
         history.pop()
     ends = [rank["wall_s"] for rank in run.ranks]
-    history.append(row(last_round, float(np.median(ends)), run.stacked_params))
+    spent = Spent(*(float(np.mean([rank[name] for rank in run.ranks])) for name in Spent._fields))
+    history.append(row(last_round, float(np.median(ends)), run.stacked_params, spent))
     outcome = Outcome(
         history=history,
         ranks=[{**rank, "rows": share.n_rows} for rank, share in zip(run.ranks, simulation.shares, strict=True)],

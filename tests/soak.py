@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 
 from goco_mpi.config import parse_config
+from goco_mpi.core.methods import METHODS
 from goco_mpi.errors import GocoError, InputError
 from goco_mpi.experiment import lay_out
 from goco_mpi.record import read_params, read_run
@@ -138,6 +139,12 @@ def _draw_tables(rng: np.random.Generator, n_ranks: int) -> Tables:
     kinds = ["ring", "complete", "star", "exponential", "grid", "torus", "hypercube", "erdos_renyi", "random_regular"]
     late = one_of(discard=3, partial=3, memory=3, wait=1)
     n_slow = int(rng.integers(0, n_ranks // 2 + 1))
+    kind = one_of(goco=8, push_pull=3, exact_diffusion=2, table_newton=2, dgd=1, allreduce=1)
+    # What a method offers beside its defaults.
+    mixing = one_of(**dict.fromkeys(METHODS[kind].mixings or ["none"], 1))
+    rates = one_of(none=4, ema=2, counted=1, live=1)
+    choice = {"mixing": mixing} if METHODS[kind].mixings else {}
+    choice |= {"rates": rates} if rates != "none" else {}
     return {
         "seed": int(rng.integers(2**31)),
         **end,
@@ -146,7 +153,7 @@ def _draw_tables(rng: np.random.Generator, n_ranks: int) -> Tables:
         "objective": {"kind": "logistic", "l2": 1e-3},
         "step": {"kind": "auto", "scale": between(0.01, 0.03 if late == "memory" else 0.3)},
         "topology": {
-            "kind": str(rng.choice(kinds)),
+            "kind": "complete" if kind == "table_newton" else str(rng.choice(kinds)),
             "degree": int(rng.integers(1, n_ranks)),
             "p": float(rng.choice([0.3, 0.6, 1.0])),
         },
@@ -155,10 +162,10 @@ def _draw_tables(rng: np.random.Generator, n_ranks: int) -> Tables:
             "replication": int(rng.integers(1, min(n_ranks, 4) + 1)),
         },
         "method": {
-            "kind": one_of(goco=8, dgd=1, allreduce=1),
+            "kind": kind,
             "late": late,
-            "weights": one_of(coverage=2, plain=1, paper=1),
-            "mixing": one_of(stale=2, fold=1),
+            "weights": one_of(coverage=3, own=1, plain=1, paper=1),
+            **choice,
             "max_age": int(rng.choice([0, 1, 5, 20, 1000])),
         },
         "deadline": {

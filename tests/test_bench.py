@@ -13,17 +13,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from goco_mpi import bench, bench_peers
+from goco_mpi import bench, bench_peers, bench_simulation
 from goco_mpi.bench import Member, Setup, figure, on_ranks
 from goco_mpi.cli import main
 from goco_mpi.core.events import NONE, Events
 from goco_mpi.core.pace.suspicion import TRUSTED_AFTER
+from goco_mpi.core.simulate import simulate
+from goco_mpi.core.stragglers import StragglerModel
 from goco_mpi.engine import benchmarks
 from goco_mpi.engine.benchmarks import rounds_to_trust, seconds_lost
 from goco_mpi.errors import InputError, RunError
 
 KEYS = {"name", "case", "value", "unit", "bound", "ok", "median", "min", "max", "repeats"}
-NAMES = ["exchange", "isolation", "memory", "startup", "recovery", "peers"]
+NAMES = ["exchange", "isolation", "memory", "startup", "recovery", "simulate", "peers"]
 
 
 @pytest.fixture
@@ -198,6 +200,27 @@ def test_a_rank_that_caught_up_is_waited_for_after_the_rounds_that_suspicion_say
 
 
 # --- what the members compute ---
+
+
+def test_the_simulator_is_measured_in_this_process(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench_simulation, "WORKER_ROUNDS", 1000)
+    overhead = bench.simulated("overhead", n_workers=64, n_rows=24)
+    assert measured(monkeypatch, setup, 0, overhead) > 0.0
+    assert measured(monkeypatch, setup, 0, bench.simulated("growth", n_workers=128, than=64, n_rows=6)) > 0.0
+
+
+def test_the_simulator_is_measured_against_its_own_arithmetic() -> None:
+    # What is called bare ends in the same parameters where nobody is late: else the ratio would say nothing.
+    network = bench_simulation.Network(16, 6)
+    found = simulate(
+        network.shares,
+        lambda t: bench_simulation.STEP,
+        StragglerModel("none", 16),
+        network.rounds,
+        mixing_matrix=network.mixing_matrix,
+    )
+    network.bare_s()
+    np.testing.assert_allclose(network.bare_params, found, rtol=0, atol=1e-12)
 
 
 def rank_times(ends: list[float]) -> np.ndarray:

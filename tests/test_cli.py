@@ -41,7 +41,16 @@ every = 5
 optimum = true
 """
 FILES = ["history.csv", "params.npy", "ranks.csv", "run.json"]
-HISTORY = ["round", "wall_s", "loss", "suboptimality", "consensus_distance", "test_accuracy"]
+HISTORY = [
+    "round",
+    "wall_s",
+    "loss",
+    "suboptimality",
+    "consensus_distance",
+    "test_accuracy",
+    "bytes_sent",
+    "shard_gradients",
+]
 RESULT = {
     "loss",
     "loss_start",
@@ -574,7 +583,7 @@ def test_report_refuses_what_it_cannot_compare(experiment: Path, capsys: pytest.
             (copy / name).write_bytes(data)
         (copy / "run.json").write_text(text)
     for path, word in (
-        (simulated, "simulation"),
+        (simulated, "--targets"),
         (directory / "nowhere", "not a run directory"),
         (experiment, "not a run directory"),
         (damaged, "damaged"),

@@ -39,7 +39,9 @@ def refusal(raw):
 def test_an_empty_experiment_is_all_defaults():
     # But for what follows from the method: the record says what will be done.
     defaults = RunConfig()
-    assert parse_config({}) == cfg.replace(defaults, method=cfg.replace(defaults.method, mixing="stale"))
+    assert parse_config({}) == cfg.replace(
+        defaults, method=cfg.replace(defaults.method, mixing="stale", rates="ema", late="discard")
+    )
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
@@ -65,7 +67,7 @@ def test_values_arrive_where_they_belong():
     assert config.topology.edges == ((0, 1), (1, 2))
     assert config.stragglers.ranks == (1, 2)
     assert (config.step.size, config.step.tau) == (0.5, 10.0)
-    assert config.method == schema.MethodConfig(mixing="stale")
+    assert config.method == schema.MethodConfig(mixing="stale", rates="stated", late="discard")
 
 
 # Each: key, value, the rule that the message must state, the value as the message must show it.
@@ -105,8 +107,9 @@ WRONG = [
         "must be one of goco, push_pull, exact_diffusion, table_newton, dgd, allreduce",
         "Got 'sgd'",
     ),
-    ("method.late", "drop", "must be one of discard, partial, memory, wait", "Got 'drop'"),
-    ("method.weights", "ema", "must be one of paper, coverage, plain", "Got 'ema'"),
+    ("method.late", "drop", "must be one of auto, discard, partial, memory, wait", "Got 'drop'"),
+    ("method.rates", "measured", "must be one of stated, counted, ema, live", "Got 'measured'"),
+    ("method.weights", "ema", "must be one of paper, own, coverage, plain", "Got 'ema'"),
     ("method.mixing", "sums", "must be one of stale, fold, symmetric, running", "Got 'sums'"),
     ("method.mixing", 3, "must be a text", "Got 3"),
     ("method.max_age", -1, "must be between 0 and", "Got -1"),
@@ -135,6 +138,9 @@ WRONG = [
     ("stragglers.delay_s", INF, "must be a finite number of at least 0", "Got inf"),
     ("stragglers.ranks", ["a"], "must be a whole number", "Got 'a'"),
     ("stragglers.ranks", 3, "must be a list", "Got 3"),
+    ("stragglers.p", "often", "must be a number or a list", "Got 'often'"),
+    ("stragglers.p", [0.1, "a"], "must be a number", "Got 'a'"),
+    ("stragglers.link_p", [[0.1]], "must be a number", "Got [0.1]"),
     ("record.every", 0, "must be between 1 and", "Got 0"),
     ("record.optimum", "yes", "must be true or false", "Got 'yes'"),
 ]
@@ -225,6 +231,8 @@ def write(tmp_path, text):
         ('method.kind="dgd"', "method.kind", "dgd"),
         (" objective.l2 = 0.5 ", "objective.l2", 0.5),
         ("stragglers.ranks=[1, 2]", "stragglers.ranks", (1, 2)),
+        ("stragglers.p=[0, 0.5]", "stragglers.p", (0.0, 0.5)),
+        ("stragglers.link_p=0.5", "stragglers.link_p", 0.5),
         ("data.standardize=true", "data.standardize", True),
         ("deadline.compute_s=inf", "deadline.compute_s", INF),
         ("deadline.gossip_s=auto", "deadline.gossip_s", "auto"),
@@ -382,10 +390,10 @@ def test_a_method_that_does_not_mix_has_no_rule_and_does_not_become_another(kind
 
 @pytest.mark.parametrize("kind", ["goco", "dgd"])
 def test_running_sums_take_the_place_of_the_method_that_they_carry(kind):
-    layout = lay_out(parse_config({"method": {"kind": kind, "mixing": "running"}}), 4)
+    layout = lay_out(parse_config({"method": {"kind": kind, "mixing": "running", "rates": "stated"}}), 4)
     assert layout.method is RUNNING_SUMS
     assert layout.placement.replication.tolist() == [2 if kind == "goco" else 1] * 16
-    assert lay_out(parse_config({"method": {"kind": kind}}), 4).method is METHODS[kind]
+    assert lay_out(parse_config({"method": {"kind": kind, "rates": "stated"}}), 4).method is METHODS[kind]
 
 
 @pytest.mark.parametrize("kind", ["goco", "exact_diffusion"])
@@ -404,6 +412,15 @@ def test_the_symmetric_rule_needs_ranks_that_wait(kind, gossip_s):
     assert lay_out(waiting, 4).stragglers.paired_links
 
 
+@pytest.mark.parametrize(
+    ("kind", "late"), [("goco", "discard"), ("push_pull", "discard"), ("table_newton", "memory"), ("allreduce", "wait")]
+)
+def test_what_a_late_gradient_is_worth_is_up_to_the_method_where_it_is_left_open(kind, late):
+    for chosen in ({}, {"late": "auto"}):
+        raw = {"method": {"kind": kind, **chosen}, "topology": {"kind": "complete"}}
+        assert parse_config(raw).method.late == late
+
+
 @pytest.mark.parametrize("kind", ["push_pull", "exact_diffusion", "table_newton"])
 def test_whoever_remembers_whole_gradients_refuses_parts(kind):
     raw = {"method": {"kind": kind, "late": "partial"}, "topology": {"kind": "complete"}, **WAITS}
@@ -415,10 +432,10 @@ def test_whoever_remembers_whole_gradients_refuses_parts(kind):
         assert parse_config(raw).method.late == late
 
 
-@pytest.mark.parametrize("graph", [kind for kind in topology.KINDS if kind != "complete"])
-def test_a_table_of_gradients_needs_a_complete_graph(graph):
+@pytest.mark.parametrize("graph", [kind for kind in topology.KINDS if kind not in ("complete", "rook")])
+def test_a_table_of_gradients_needs_a_complete_graph_or_rows_and_columns(graph):
     message = refusal({"method": {"kind": "table_newton"}, "topology": {"kind": graph}})
-    assert message.startswith("method.kind = 'table_newton' needs topology.kind = 'complete'")
+    assert message.startswith("method.kind = 'table_newton' needs topology.kind = 'complete' or 'rook'")
     assert f"Got '{graph}'." in message
     assert "'push_pull'" in message
 
@@ -442,7 +459,10 @@ ROUND_TRIPS = [
     {"method": {"kind": "table_newton"}, "topology": {"kind": "complete"}},
     {"method": {"late": "wait"}},
     {"deadline": {"compute_s": 0.5, "gossip_s": INF}},
-    {"topology": {"kind": "edges", "edges": [[0, 1]]}, "stragglers": {"ranks": [0]}},
+    {
+        "topology": {"kind": "edges", "edges": [[0, 1]]},
+        "stragglers": {"ranks": [0], "p": [0.1, 0.5], "link_p": [0, 0.9]},
+    },
 ]
 
 
@@ -470,3 +490,36 @@ def test_replace_leaves_the_original_alone():
     assert (changed.size, section.size) == (2.0, None)
     with pytest.raises(AttributeError):
         section.size = 1.0
+
+
+@pytest.mark.parametrize(
+    ("method", "stragglers", "rates"),
+    [
+        ({}, "none", "ema"),
+        ({}, "slow", "stated"),
+        ({"late": "partial"}, "none", "ema"),
+        ({"late": "memory"}, "none", "live"),
+        ({"late": "wait"}, "none", "stated"),
+        ({"weights": "plain"}, "none", "stated"),
+        ({"kind": "push_pull"}, "none", "stated"),
+        ({"kind": "dgd"}, "none", "stated"),
+        ({"rates": "counted"}, "slow", "counted"),
+    ],
+)
+def test_rates_are_observed_where_nobody_states_them(method, stragglers, rates):
+    assert parse_config({"method": method, "stragglers": {"kind": stragglers}}).method.rates == rates
+
+
+@pytest.mark.parametrize(
+    ("method", "why"),
+    [
+        ({"kind": "push_pull"}, "whose weights stay as they are"),
+        ({"kind": "dgd"}, "whose weights stay as they are"),
+        ({"weights": "plain"}, "under which no rate matters"),
+        ({"late": "wait"}, "under which no rate matters"),
+        ({"late": "memory"}, "last gradient counts in every round"),
+    ],
+)
+def test_observed_rates_are_refused_where_they_mean_nothing(method, why):
+    with pytest.raises(InputError, match=rf"method.rates = 'ema' .*{why}"):
+        parse_config({"method": {**method, "rates": "ema"}})

@@ -111,6 +111,43 @@ def test_partial_and_discarded_gradients_make_up_for_what_is_lost_of_each_shard(
         np.testing.assert_allclose(rates @ layout.encoding_weights, 1.0, rtol=1e-14)
 
 
+DEAD = {"kind": "bernoulli", "p": [0.0, 0.3, 1.0, 0.5, 0.8, 0.1]}
+"""Worker 2 never finishes."""
+
+
+@pytest.mark.parametrize(
+    ("method", "expected"),
+    [
+        ({"late": "discard"}, "coverage"),
+        ({"late": "partial"}, "coverage"),
+        ({"late": "memory"}, "live holders"),
+        ({"late": "discard", "kind": "push_pull"}, "live holders"),
+        ({"late": "wait"}, "all holders"),
+    ],
+    ids=str,
+)
+def test_what_a_dead_worker_holds_is_given_to_the_other_holders(method, expected):
+    layout = lay_out(configure(method=method, stragglers=DEAD), N_WORKERS)
+    held, weights = layout.placement.held, layout.encoding_weights
+    live = np.arange(N_WORKERS) != 2
+    assert held[2].any()
+    if expected == "coverage":
+        load = layout.placement.load if method["late"] == "partial" else None
+        rates = layout.stragglers.completion_rates(load)
+        assert rates[2] == 0.0
+        np.testing.assert_allclose(rates @ weights, 1.0, rtol=1e-14)
+    else:
+        counts = held[live].sum(axis=0) if expected == "live holders" else held.sum(axis=0)
+        np.testing.assert_allclose(weights[held], (held / counts)[held], rtol=1e-14)
+
+
+def test_own_weights_make_up_for_each_worker_by_its_own_rate():
+    stragglers = {"kind": "bernoulli", "p": [0.0, 0.3, 0.9, 0.5, 0.8, 0.1]}
+    layout = lay_out(configure(method={"weights": "own"}, stragglers=stragglers), N_WORKERS)
+    rates = 1.0 - np.array(stragglers["p"])
+    np.testing.assert_allclose(layout.encoding_weights, layout.placement.held / (3 * rates[:, None]), rtol=1e-14)
+
+
 def test_a_worker_with_more_shards_finishes_more_of_a_late_gradient():
     # 0.6 + 0.4 (n - 1) / 2n of the time each of its n shards, against 0.6 of the time the whole.
     stragglers = {"kind": "bernoulli", "p": 0.4}
@@ -215,6 +252,9 @@ def test_optimum_is_below_the_loss_anywhere_nearby():
         ({"placement": {"replication": 0}}, 6, "placement.replication must be between 1 and 6. Got 0"),
         ({"stragglers": {"kind": "bernoulli", "p": 1.0}}, 6, "stragglers.p must be at least 0 and below 1"),
         ({"stragglers": {"kind": "slow", "ranks": [6]}}, 6, "stragglers.ranks must be between 0 and 5. Got 6"),
+        ({"stragglers": {"kind": "bernoulli", "p": [0.5] * 5}}, 6, "stragglers.p must be one number or one for each"),
+        ({"stragglers": {"link_p": [0.5] * 7}}, 6, "stragglers.link_p must be one number or one for each worker"),
+        ({"stragglers": {"kind": "bernoulli", "p": [1.0] * 6}}, 6, "every shard needs a holder that finishes"),
         ({"stragglers": {"link_p": 1.0}}, 6, "stragglers.link_p must be at least 0 and below 1"),
     ],
 )

@@ -11,14 +11,15 @@ from goco_mpi.config import parse_config, to_dict
 from goco_mpi.errors import InputError, RunError
 from goco_mpi.record import Outcome, read_run, refuse_existing, write_run
 
+SPENT = {"bytes_sent": 96.0, "shard_gradients": 8.5}
 CONFIG = parse_config({"rounds": 4, "method": {"kind": "allreduce"}})
 
 
 def outcome(loss=0.5, loss_optimum=None):
     return Outcome(
         history=[
-            {"round": 0, "wall_s": 0.0, "loss": 2.0, "consensus_distance": 0.0, "test_accuracy": None},
-            {"round": 4, "wall_s": 1.5, "loss": loss, "consensus_distance": 0.125, "test_accuracy": 0.75},
+            {"round": 0, "wall_s": 0.0, "loss": 2.0, "consensus_distance": 0.0, "test_accuracy": None, **SPENT},
+            {"round": 4, "wall_s": 1.5, "loss": loss, "consensus_distance": 0.125, "test_accuracy": 0.75, **SPENT},
         ],
         ranks=[{"rank": 0, "host": "a", "rounds": 4}, {"rank": 1, "host": "b,c", "rounds": 3}],
         stacked_params=np.arange(6.0).reshape(2, 3),
@@ -45,7 +46,8 @@ def test_a_run_reads_back_as_it_was_written(tmp_path):
     assert found.run["config"] == json.loads(json.dumps(to_dict(CONFIG)))
     assert found.run["environment"]["n_ranks"] == 2
     assert found.run["environment"]["goco_mpi"] == __version__
-    assert list(found.history) == ["round", "wall_s", "loss", "suboptimality", "consensus_distance", "test_accuracy"]
+    assert tuple(found.history) == record.HISTORY
+    assert found.history["shard_gradients"].tolist() == [8.5, 8.5]
     assert found.history["loss"].tolist() == [2.0, 0.5]
     assert found.history["suboptimality"].tolist() == [1.0, pytest.approx(0.25 / 1.75)]
     assert np.isnan(found.history["test_accuracy"][0])
@@ -68,6 +70,17 @@ def test_result_is_the_last_row_and_the_frame_around_it(tmp_path):
         "stopped_by": "rounds",
         "events_sha256": None,
     }
+
+
+def test_a_record_from_before_costs_were_counted_is_read_without_them(tmp_path):
+    write(tmp_path / "run")
+    file = tmp_path / "run" / "history.csv"
+    file.write_text("\n".join(line.rsplit(",", 2)[0] for line in file.read_text().splitlines()))
+    found = read_run(tmp_path / "run").history
+    assert tuple(found) == record.HISTORY
+    assert np.isnan(found["bytes_sent"]).all()
+    assert np.isnan(found["shard_gradients"]).all()
+    assert found["loss"].tolist() == [2.0, 0.5]
 
 
 def test_without_an_optimum_there_is_no_suboptimality(tmp_path):

@@ -5,6 +5,7 @@ from goco_mpi.config import parse_config
 from goco_mpi.core import metrics
 from goco_mpi.errors import InputError, RunError
 from goco_mpi.experiment import lay_out, load_problem
+from goco_mpi.record import HISTORY
 from goco_mpi.simulation import simulate_experiment
 
 SMALL = {
@@ -44,13 +45,41 @@ def test_history_has_a_row_every_so_often_and_at_the_end_with_all_columns():
     outcome = run()
     assert [row["round"] for row in outcome.history] == [0, 20, 40, 45]
     for row in outcome.history:
-        assert list(row) == ["round", "wall_s", "loss", "consensus_distance", "test_accuracy"]
+        assert [name for name in HISTORY if name != "suboptimality"] == list(row)
         assert row["wall_s"] is None
         assert row["test_accuracy"] is None  # a regression has none
     assert outcome.history[0]["consensus_distance"] == 0.0
     assert outcome.wall_s is None
     assert outcome.ranks == [{"rank": worker, "rounds": 45} for worker in range(5)]
     assert outcome.stacked_params.shape == (5, 5)
+
+
+@pytest.mark.parametrize(
+    ("method", "vectors", "beside", "neighbors"),
+    # A message also has a header of four numbers, and the rates of five workers; a reduction carries two numbers more.
+    [("goco", 1, 4 + 2 * 5, 2), ("dgd", 1, 4, 2), ("push_pull", 2, 4, 2), ("allreduce", 1, 2, 1)],
+)
+def test_every_round_costs_its_messages(method, vectors, beside, neighbors):
+    outcome = run(method={"kind": method}, topology={"kind": "ring"}, step={"scale": 0.1})
+    message = 8 * (vectors * 5 + beside)
+    assert [row["bytes_sent"] for row in outcome.history] == [t * neighbors * message for t in (0, 20, 40, 45)]
+
+
+def test_only_finished_gradients_of_shards_are_counted():
+    # 10 shards on 5 workers, each on two: four a worker.
+    late = {"kind": "persistent", "ranks": [1], "factor": 5}
+    for policy, each in (("discard", (4 * 45 * 4 + 9 * 4) / 5), ("wait", 45 * 4), ("memory", (4 * 45 * 4 + 9 * 4) / 5)):
+        last = run(method={"late": policy}, stragglers=late).history[-1]
+        assert last["shard_gradients"] == each
+    assert run(method={"kind": "dgd"}, stragglers=late).history[-1]["shard_gradients"] == (4 * 45 * 2 + 9 * 2) / 5
+    random = {"kind": "bernoulli", "p": 0.5}
+    dropped, partial = (
+        run(method={"late": policy}, stragglers=random).history[-1]["shard_gradients"]
+        for policy in ("discard", "partial")
+    )
+    # Of a gradient that is late some shards are there: 0 to 3 of 4, on average 1.5 of the four that are dropped.
+    assert 0.4 * 45 * 4 < dropped < 0.6 * 45 * 4
+    assert partial - dropped == pytest.approx(1.5 / 4 * (45 * 4 - dropped), rel=0.2)
 
 
 def test_the_last_round_is_not_recorded_twice():

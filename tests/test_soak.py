@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import soak
 
+from goco_mpi.core.methods import METHODS
+
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="finds processes in /proc")
 
 SEED = 320
@@ -29,9 +31,10 @@ def test_random_runs_end_in_time_leave_nothing_behind_and_replay(mpiexec: list[s
 
 def kinds(plans: list[soak.Plan]) -> dict[str, set[object]]:
     """Return what the plans have among them."""
-    keys = ("topology.kind", "placement.kind", "method.kind", "stragglers.kind", "method.late", "method.mixing")
+    keys = ["topology.kind", "placement.kind", "stragglers.kind"]
+    keys += [f"method.{key}" for key in ("kind", "late", "mixing", "rates")]
     found: dict[str, set[object]] = {
-        key: {plan.tables[key.split(".")[0]][key.split(".")[1]] for plan in plans}
+        key: {plan.tables[key.split(".")[0]].get(key.split(".")[1]) for plan in plans}
         for key in (*keys, "deadline.gossip_s", "deadline.compute_s")
     }
     found["stop"] = {key for plan in plans for key in plan.tables["stop"]} - {"every"}
@@ -48,8 +51,9 @@ def test_a_seed_is_one_plan_and_many_seeds_are_all_kinds() -> None:
     assert found["freezes"] == {True, False}
     assert found["stop"] == {"time_limit_s", "gradient_norm", "target_loss"}
     assert found["method.late"] == {"discard", "partial", "memory", "wait"}
-    assert found["method.mixing"] == {"stale", "fold"}
-    assert found["method.kind"] == {"goco", "dgd", "allreduce"}
+    assert found["method.mixing"] == {"stale", "fold", "symmetric", "running", None}
+    assert found["method.rates"] == {"ema", "counted", "live", None}
+    assert found["method.kind"] == set(METHODS)
     assert found["stragglers.kind"] == {"none", "bernoulli", "persistent", "slow", "delays"}
     assert found["placement.kind"] == {"pairwise_balanced", "cyclic", "fractional_repetition", "bernoulli"}
     assert len(found["topology.kind"]) == 9

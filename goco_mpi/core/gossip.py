@@ -11,6 +11,10 @@ from numpy.typing import NDArray
 Array = NDArray[np.float64]
 
 RULES = ("stale", "fold", "symmetric", "running")
+HEADER = 4
+"""Numbers of a message before its vectors: round, flags, seconds of work, step."""
+TRAILER = 2
+"""Numbers of an allreduce behind its vector: what the ranks tell, and how many want to stop."""
 
 
 @dataclass(frozen=True)

@@ -70,7 +70,11 @@ class Placement:
 
     def owned_by(self, worker: int) -> list[int]:
         """Return the shards whose first holder is ``worker``; over all workers each shard once."""
-        return [k for k in self.shards_of(worker) if self.holders(k)[0] == worker]
+        return [k for k in self.shards_of(worker) if self._first_holder[k] == worker]
+
+    @cached_property
+    def _first_holder(self) -> NDArray[np.int64]:
+        return np.asarray(self.held.argmax(axis=0))
 
     def overlap(self) -> NDArray[np.int64]:
         """Return how many workers hold both shards of a pair, shape (n_shards, n_shards)."""
@@ -113,7 +117,7 @@ def pairwise_balanced(n_workers: int, n_shards: int, replication: int | NDArray[
     copies = np.broadcast_to(np.asarray(replication, dtype=np.int64), (n_shards,))
     for d in np.unique(copies):
         _check_replication(int(d), n_workers)
-    held = np.zeros((n_workers, n_shards), dtype=bool)
+    holds = np.zeros((n_shards, n_workers), dtype=bool)  # a row is looked at as a whole
     load = np.zeros(n_workers, dtype=np.int64)
     # Shards of each worker as rows of indices, padded with a shard that is never shared:
     # the cost of a choice is then one gather, not a product with the whole matrix.
@@ -123,7 +127,7 @@ def pairwise_balanced(n_workers: int, n_shards: int, replication: int | NDArray[
         for _ in range(copies[shard]):
             # Least load first (keeps loads within one), then least overlap with the shards
             # already met, then chance.
-            eligible = ~held[:, shard]
+            eligible = ~holds[shard]
             candidates = np.flatnonzero(eligible & (load == load[eligible].min()))
             overlap = shared[padded[candidates]].sum(axis=1)
             worker = rng.choice(candidates[overlap == overlap.min()])
@@ -131,8 +135,8 @@ def pairwise_balanced(n_workers: int, n_shards: int, replication: int | NDArray[
             shared[met] += 1
             padded[worker, load[worker]] = shard
             load[worker] += 1
-            held[worker, shard] = True
-    return Placement(held)
+            holds[shard, worker] = True
+    return Placement(np.ascontiguousarray(holds.T))
 
 
 def fractional_repetition(n_workers: int, n_shards: int, replication: int, seed: int) -> Placement:

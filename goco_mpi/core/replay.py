@@ -228,7 +228,8 @@ class _Worker:
             else:
                 terms = (share.gradient(params, shard) for shard in shards)
                 vector = sum(terms, start=np.zeros_like(params))
-            self.gradients[self.step] = Gradient(vector, params.copy(), encoding)
+            part = 1.0 if shards is None else len(shards) / share.n_shards
+            self.gradients[self.step] = Gradient(vector, params.copy(), encoding, part)
         point = int(self.events.points[self.step])
         gradient = None if point == NONE else self.gradients[point]
         message = np.empty(self.method.message_size(params.size))

@@ -137,7 +137,7 @@ class ModelShare(Share):
         self.n_rows = coded.n_rows
         self.quadratic = objective.quadratic
         self.weights = weights
-        self._sizes = sizes
+        self.sizes = sizes
         self._ends = np.cumsum(sizes)
 
     def reweighted(self, weights: Array) -> ModelShare:
@@ -150,9 +150,9 @@ class ModelShare(Share):
         """
         if not self.weights.all():
             raise ValueError("a shard without weight cannot be given one")
-        factors = np.repeat(weights / self.weights, self._sizes)
+        factors = np.repeat(weights / self.weights, self.sizes)
         coded = replace(self.coded, weights=self.coded.weights * factors, l2_weight=float(weights.sum()))
-        return ModelShare(self.objective, coded, self.owned, self._sizes, weights, self.test)
+        return ModelShare(self.objective, coded, self.owned, self.sizes, weights, self.test)
 
     def gradient_blocks(self, params: Array, out: Array, shard: int | None = None) -> Iterator[None]:
         """Go through all rows in one weighted pass, or through one shard's."""

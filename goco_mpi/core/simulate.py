@@ -13,11 +13,14 @@ import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from goco_mpi.core.shares import Share
-from goco_mpi.core.stacked import STEPS, Links, StackedRunningSums
+from goco_mpi.core.stacked import STEPS, Links, StackedRunningSums, Step
+from goco_mpi.core.stacked.gradients import StackedGradients
+from goco_mpi.core.stacked.rated import StackedRated, Weigh
 from goco_mpi.core.stragglers import StragglerModel
 from goco_mpi.errors import divergence
 
 Array = NDArray[np.float64]
+Finished = NDArray[np.bool_]
 Observe = Callable[[int, Array], bool]
 
 
@@ -32,6 +35,9 @@ def simulate(
     rule: str = "stale",
     max_age: int = 0,
     late: str = "discard",
+    rates: str = "stated",
+    weigh: Weigh | None = None,
+    all_weights: Array | None = None,
     observe: Observe = lambda round_, stacked_params: True,
 ) -> Array:
     """Run ``n_rounds`` rounds from zero and return all workers' parameters.
@@ -54,6 +60,12 @@ def simulate(
     late : {'discard', 'partial', 'memory', 'wait'}
         What a straggler's step is taken with: nothing, the shards it finished, its last whole
         gradient; or everyone waits and there are no stragglers.
+    rates : {'stated', 'counted', 'ema', 'live'}
+        Where completion rates come from; ``stated``: the shares' weights have them in.
+    weigh : callable (worker, q) -> ndarray, optional
+        The (N/M) a_ik of a worker's shards where the completion rates are q; for the other kinds of rates.
+    all_weights : ndarray of shape (n_workers, n_shards), optional
+        (N/M) a_ik, for methods that change them in the course of a run; without, none does.
     observe : callable (round, X) -> bool
         Called before every round and once after the last; a False ends the run. X must not be kept.
 
@@ -76,29 +88,44 @@ def simulate(
     matrix = sp.eye_array(n_workers, format="csr") if mixing_matrix is None else mixing_matrix
     links = Links(matrix, stragglers, rule, max_age)
     step = (StackedRunningSums if rule == "running" else STEPS[method])(x, links, shares)
+    step.all_weights = all_weights
+    if weigh is not None and rates != "stated":
+        step = StackedRated(step, Links(matrix, stragglers, rule, max_age), rates, weigh)
+    gradients = StackedGradients(shares)
+    everyone, nobody = np.ones(n_workers, dtype=bool), np.zeros(n_workers, dtype=bool)
+    reweighs = type(step).weights is not Step.weights  # or there is no need to ask a thousand workers
     for t in range(n_rounds):
         if not observe(t, step.x):
             return step.x
-        finished = np.ones(n_workers, dtype=bool)
-        for i, share in enumerate(shares):
-            weights = step.weights(i, t)
-            if weights is not None:
-                share = share.reweighted(weights)
-            if late == "wait" or stragglers.finishes(i, t):
-                g[i] = share.gradient(step.x[i])
-            elif late == "partial":
-                n_finished = stragglers.shards_finished(i, t, share.n_shards)
-                shards = stragglers.shard_order(i, t, share.n_shards)[:n_finished]
-                g[i] = sum((share.gradient(step.x[i], k) for k in shards), start=np.zeros(share.n_params))
-                finished[i] = n_finished > 0
-            else:
-                finished[i] = False
-                if late == "discard":
-                    g[i] = 0.0
+        finished, parts = everyone, None
+        if late != "wait":
+            finished = stragglers.finishing(t)
+        if not step.wants_gradient(t):
+            finished = nobody
+        done = finished.astype(np.float64)
+        if late == "partial":
+            parts = stragglers.shards_in_time(gradients.worker, gradients.place, t)
+            done = np.bincount(gradients.worker, parts, minlength=n_workers) / np.maximum(gradients.n_held, 1)
+            finished = finished | (done > 0.0)
+        weights = _weights(step, shares, t) if reweighs else None
+        gradients.into(g, step.x, finished, weights, parts)
+        if late != "memory":
+            g[~finished] = 0.0
         eta = step_size(t)
+        step.work(done, t)
         step.advance(g, finished, eta, t)
         # Far below overflow, so that nothing computed from it warns or becomes NaN unseen.
-        if not np.abs(step.x).max() < 1e100:
-            raise divergence(t, eta)
+        if not max(step.x.max(), -step.x.min()) < 1e100:
+            raise divergence(t, eta if step.steps else None)
     observe(n_rounds, step.x)
     return step.x
+
+
+def _weights(step: Step, shares: Sequence[Share], t: int) -> Array | None:
+    """Return what all workers' gradients of a round are taken with; None: the shares' own."""
+    given = [step.weights(i, t) for i in range(len(shares))]
+    if all(weights is None for weights in given):
+        return None
+    return np.concatenate(
+        [share.weights if weights is None else weights for share, weights in zip(shares, given, strict=True)]
+    )

@@ -151,6 +151,21 @@ def hypercube(n_workers: int) -> Topology:
     return from_edges(n_workers, ((i, i ^ (1 << b)) for i in range(n_workers) for b in bits))
 
 
+def grid_columns(n_workers: int, rows: int | None = None) -> int:
+    """Return the columns of a grid of so many rows, by default as square as the number of workers allows.
+
+    Raises
+    ------
+    InputError
+        If ``rows`` does not divide ``n_workers``.
+    """
+    if rows is None:
+        rows = max(r for r in range(1, int(n_workers**0.5) + 1) if n_workers % r == 0)
+    if rows < 1 or n_workers % rows:
+        raise InputError(f"topology.rows must divide n_workers = {n_workers}. Got {rows}.")
+    return n_workers // rows
+
+
 def grid(n_workers: int, *, rows: int | None = None, periodic: bool = False) -> Topology:
     """Build a grid as square as the number of workers allows; ``periodic`` makes it a torus.
 
@@ -168,11 +183,8 @@ def grid(n_workers: int, *, rows: int | None = None, periodic: bool = False) -> 
     InputError
         If ``rows`` does not divide ``n_workers``.
     """
-    if rows is None:
-        rows = max(r for r in range(1, int(n_workers**0.5) + 1) if n_workers % r == 0)
-    if rows < 1 or n_workers % rows:
-        raise InputError(f"topology.rows must divide n_workers = {n_workers}. Got {rows}.")
-    cols = n_workers // rows
+    cols = grid_columns(n_workers, rows)
+    rows = n_workers // cols
     edges = []
     for r in range(rows):
         for c in range(cols):
@@ -181,6 +193,45 @@ def grid(n_workers: int, *, rows: int | None = None, periodic: bool = False) -> 
             if r + 1 < rows or (periodic and rows > 2):
                 edges.append((r * cols + c, (r + 1) % rows * cols + c))
     return from_edges(n_workers, edges)
+
+
+def rook(n_workers: int, *, rows: int | None = None) -> Topology:
+    """Rows and columns of workers, numbered row by row, where all of a row and all of a column are neighbours.
+
+    Two hops lead from any worker to any other. Parameters and errors as for `grid`.
+
+    Examples
+    --------
+    >>> rook(6).neighbors(1)
+    (0, 2, 4)
+    """
+    columns = grid_columns(n_workers, rows)
+    pairs = ((i, j) for j in range(n_workers) for i in range(j))
+    return from_edges(n_workers, ((i, j) for i, j in pairs if i // columns == j // columns or (j - i) % columns == 0))
+
+
+def rook_columns(n_workers: int, worker: int, neighbors: Iterable[int]) -> int:
+    """Return the columns of the `rook` graph in which a worker has these neighbours.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+
+    Examples
+    --------
+    >>> [rook_columns(6, 1, (0, 2, 4)), rook_columns(6, 1, (0, 3, 5)), rook_columns(6, 1, (0, 2, 3, 4, 5))]
+    [3, 2, 6]
+    """
+    mates = {*neighbors, worker}
+    for columns in range(n_workers, 0, -1):
+        first = worker - worker % columns
+        if n_workers % columns == 0 and mates == {
+            *range(first, first + columns),
+            *range(worker % columns, n_workers, columns),
+        }:
+            return columns
+    raise ValueError("not a rook's graph")
 
 
 def _from_networkx(graph: nx.Graph[int]) -> Topology:
@@ -218,6 +269,7 @@ KINDS: dict[str, Callable[..., Topology]] = {
     "ring": ring,
     "grid": grid,
     "torus": lambda n_workers, **options: grid(n_workers, periodic=True, **options),
+    "rook": rook,
     "hypercube": hypercube,
     "complete": complete,
     "star": star,

@@ -8,7 +8,7 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-from goco_mpi.core.gossip import Received
+from goco_mpi.core.gossip import TRAILER, Received
 from goco_mpi.core.pace.counts import ExchangeCounts
 from goco_mpi.engine.deadline import waitsome_until
 from goco_mpi.engine.exchange import Exchange
@@ -33,9 +33,9 @@ class AllreduceExchange(Exchange):
     def __init__(self, comm: MPI.Intracomm, n_params: int, poll_s: float) -> None:
         self._comm = comm
         self._poll_s = poll_s
-        self._sendbuf = np.zeros(n_params + 2)
+        self._sendbuf = np.zeros(n_params + TRAILER)
         self._sendbuf[-2] = math.nan
-        self._recvbuf = np.zeros(n_params + 2)
+        self._recvbuf = np.zeros(n_params + TRAILER)
         self._recvbuf[-2] = math.nan
         self._request = MPI.REQUEST_NULL
         self._counts = ExchangeCounts()
@@ -45,7 +45,7 @@ class AllreduceExchange(Exchange):
 
     def blank(self) -> Array:
         """Return the vector to fill: nothing is under way between two rounds."""
-        return self._sendbuf[:-2]
+        return self._sendbuf[:-TRAILER]
 
     def offer(self, round_: int, step: int) -> None:
         """Start the reduction."""
@@ -60,10 +60,10 @@ class AllreduceExchange(Exchange):
 
     def inbox(self, round_: int) -> tuple[Array, list[Received]]:
         """Return the gradient offered and the mean over all ranks."""
-        mean = self._recvbuf[:-2] / self._comm.Get_size()
+        mean = self._recvbuf[:-TRAILER] / self._comm.Get_size()
         self._sendbuf[-2] = math.nan
         self.stopped = self._recvbuf[-1] > 0.0
-        return self._sendbuf[:-2], [Received(mean, 0)]
+        return self._sendbuf[:-TRAILER], [Received(mean, 0)]
 
     def tell(self, round_: int, value: float) -> None:
         """Add a number to the next reduction."""

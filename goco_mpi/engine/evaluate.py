@@ -22,7 +22,8 @@ def history(session: Session, share: Share, snapshots: Snapshots) -> list[dict[s
     """Evaluate the mean of the parameters at every recorded round. Collective.
 
     A rank that was elsewhere in a round counts with what it had then: its newest older
-    snapshot. The time of a row is when the median rank had come that far.
+    snapshot, and so does what it had spent by then. The time of a row is when the median rank had
+    come that far.
 
     Returns
     -------
@@ -37,14 +38,15 @@ def history(session: Session, share: Share, snapshots: Snapshots) -> list[dict[s
     times = np.median(comm.allgather(np.array(snapshots.times_s)[passed]), axis=0)
     # Few collectives, whatever the number of rows: each may cost a time slice where ranks share cores.
     n_rows = max(1, CHUNK_BYTES // snapshots.params[0].nbytes)
-    totals = np.zeros((len(rounds), 4))
+    totals = np.zeros((len(rounds), 6))
+    totals[:, 4:] = np.array(snapshots.spent)[newest]
     for start in range(0, len(rounds), n_rows):
         params = np.stack([snapshots.params[place] for place in newest[start : start + n_rows]])
         mean = np.empty_like(params)
         comm.Allreduce(params, mean)
         mean /= session.size
         spread = params - mean
-        totals[start : start + n_rows] = [_part(share, *row) for row in zip(mean, spread, strict=True)]
+        totals[start : start + n_rows, :4] = [_part(share, *row) for row in zip(mean, spread, strict=True)]
     comm.Allreduce(MPI.IN_PLACE, totals)
     return [
         {
@@ -53,8 +55,12 @@ def history(session: Session, share: Share, snapshots: Snapshots) -> list[dict[s
             "loss": float(loss),
             "consensus_distance": float(np.sqrt(squares / session.size)),
             "test_accuracy": float(n_correct / n_test) if n_test else None,
+            "bytes_sent": float(n_bytes / session.size),
+            "shard_gradients": float(n_gradients / session.size),
         }
-        for round_, time_s, (loss, squares, n_correct, n_test) in zip(rounds, times, totals, strict=True)
+        for round_, time_s, (loss, squares, n_correct, n_test, n_bytes, n_gradients) in zip(
+            rounds, times, totals, strict=True
+        )
     ]
 
 

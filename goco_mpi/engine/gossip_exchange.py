@@ -12,13 +12,13 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-from goco_mpi.core.gossip import Received
+from goco_mpi.core.bulletin import Bulletin
+from goco_mpi.core.gossip import HEADER, Received
 from goco_mpi.core.pace.counts import ExchangeCounts
 from goco_mpi.core.pace.deadline import Deadline
 from goco_mpi.core.pace.patience import Patience
-from goco_mpi.core.pace.slots import FAILED, GOODBYE, HEADER, STOPPED, Message, Outbox, ReceiveSlot, SendSlot
+from goco_mpi.core.pace.slots import FAILED, GOODBYE, STOPPED, Message, Outbox, ReceiveSlot, SendSlot
 from goco_mpi.core.pace.suspicion import Suspicion
-from goco_mpi.engine.bulletin import Bulletin
 from goco_mpi.engine.deadline import waitany_until, waitsome_until
 from goco_mpi.engine.exchange import Exchange
 from goco_mpi.errors import RunError

@@ -14,7 +14,7 @@ from goco_mpi.core.events import NONE, EventLog
 from goco_mpi.core.gossip import Mixing
 from goco_mpi.core.methods import Method, Place
 from goco_mpi.core.pace import rounds
-from goco_mpi.core.pace.counts import RunCounts
+from goco_mpi.core.pace.counts import RunCounts, Spent
 from goco_mpi.core.pace.deadline import Deadline
 from goco_mpi.core.pace.rounds import Look
 from goco_mpi.core.pace.work import FinishedWork
@@ -32,28 +32,29 @@ SNAPSHOT_BYTES = 64 << 20
 
 @dataclass
 class Snapshots:
-    """Copies of the parameters every so many rounds, evaluated after the loop."""
+    """Copies of the parameters every so many rounds, evaluated after the loop, and what they took."""
 
     every: int
     rounds: list[int] = field(default_factory=list)
     times_s: list[float] = field(default_factory=list)
     params: list[Array] = field(default_factory=list)
+    spent: list[Spent] = field(default_factory=list)
 
-    def take(self, round_: int, time_s: float, params: Array) -> None:
+    def take(self, round_: int, time_s: float, params: Array, spent: Callable[[], Spent]) -> None:
         """Keep a copy if this is the first time at or past the next multiple of ``every``."""
         due = round_ - round_ % self.every
         if self.rounds and self.rounds[-1] >= due:
             return
         if len(self.params) >= max(16, SNAPSHOT_BYTES // params.nbytes):
             self.thin(2 * self.every)
-        self._append(due, time_s, params)
+        self._append(due, time_s, params, spent())
 
-    def finish(self, round_: int, time_s: float, params: Array) -> None:
+    def finish(self, round_: int, time_s: float, params: Array, spent: Spent) -> None:
         """Keep the final parameters as those of the last round, whatever was kept before."""
         if self.rounds and self.rounds[-1] == round_:
-            for kept in (self.rounds, self.times_s, self.params):
+            for kept in (self.rounds, self.times_s, self.params, self.spent):
                 kept.pop()
-        self._append(round_, time_s, params)
+        self._append(round_, time_s, params, spent)
 
     def thin(self, every: int) -> None:
         """Keep only multiples of ``every``, a multiple of the present interval, and the last."""
@@ -62,11 +63,13 @@ class Snapshots:
         self.rounds = [self.rounds[i] for i in keep]
         self.times_s = [self.times_s[i] for i in keep]
         self.params = [self.params[i] for i in keep]
+        self.spent = [self.spent[i] for i in keep]
 
-    def _append(self, round_: int, time_s: float, params: Array) -> None:
+    def _append(self, round_: int, time_s: float, params: Array, spent: Spent) -> None:
         self.rounds.append(round_)
         self.times_s.append(time_s)
         self.params.append(params.copy())
+        self.spent.append(spent)
 
 
 class Timeline:
@@ -142,7 +145,9 @@ class RoundLoop:
         self._work = work
         self._method = method
         self._mixing = mixing
+        begin_s = time.perf_counter()
         self._state = method.start(start, place)
+        setup_s = time.perf_counter() - begin_s
         self._exchange = exchange
         self._step_size = step_size
         self._carries_on = late == "memory"
@@ -155,7 +160,7 @@ class RoundLoop:
         self._events = events
         self._timeline = timeline
         self._start_s = 0.0
-        self.counts = RunCounts()
+        self.counts = RunCounts(setup_s=setup_s)
         self.round = 0
 
     @property
@@ -163,6 +168,10 @@ class RoundLoop:
         """Where this rank is, shape (n_params,)."""
         params: Array = self._state.params
         return params
+
+    def spent(self) -> Spent:
+        """Return what this rank has spent until now."""
+        return Spent(self._exchange.counts().bytes_sent, self._work.n_shard_gradients)
 
     def run(self) -> bool:
         """Go through the rounds from zero; ``params`` and ``round`` are where they end, a last message is ready.
@@ -173,11 +182,11 @@ class RoundLoop:
             Whether this rank's parameters grew without bound.
         """
         self._start_s = time.perf_counter()
-        self._snapshots.take(0, 0.0, self.params)
+        self._snapshots.take(0, 0.0, self.params, self.spent)
         self._stopping.start(self.params)
         diverged = False
         while not (self._over() or diverged):
-            gradient = self._compute()
+            gradient = self._compute() if self._method.wants_gradient(self.round) else self._work.meanwhile
             if self._over():
                 break
             self._gossip(gradient)
@@ -186,6 +195,7 @@ class RoundLoop:
         self.counts.gradients = self._work.n_whole
         self.counts.partial_gradients = self._work.n_partial
         self.counts.late_gradients = self._work.n_late
+        self.counts.shard_gradients = self._work.n_shard_gradients
         # The goodbye: what the others may mix in the rounds that they still have.
         self._method.send(self._state, None, 0.0, self.round, self._exchange.blank())
         if self._events is not None:
@@ -259,7 +269,7 @@ class RoundLoop:
         self.counts.rounds += 1
         self.counts.jumped += max(following - self.round - 1, 0)
         self.round = following
-        self._snapshots.take(following, mixed - self._start_s, self.params)
+        self._snapshots.take(following, mixed - self._start_s, self.params, self.spent)
         self._stopping.after_round(following, step_size, work is not None, self.params)
         self._progress(following)
 

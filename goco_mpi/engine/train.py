@@ -13,13 +13,13 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from goco_mpi.core import objectives
+from goco_mpi.core.bulletin import Bulletin
 from goco_mpi.core.events import EventLog
 from goco_mpi.core.pace.deadline import FIRST_GOSSIP_S, Deadline
 from goco_mpi.core.shares import Share
 from goco_mpi.engine import evaluate
 from goco_mpi.engine.allreduce_exchange import AllreduceExchange
 from goco_mpi.engine.background import Background
-from goco_mpi.engine.bulletin import Bulletin
 from goco_mpi.engine.exchange import Exchange
 from goco_mpi.engine.gossip_exchange import GossipExchange
 from goco_mpi.engine.gradients import GradientWork
@@ -140,9 +140,10 @@ def descend(
         session.barrier()
         diverged = loop.run()
     exchange.close(loop.round, loop.counts.rounds, diverged, config.deadline.shutdown_s)
-    _refuse_divergence(session, loop.round if diverged else None, schedule(loop.round))
+    step_size = schedule(loop.round) if layout.method.steps else None
+    _refuse_divergence(session, loop.round if diverged else None, step_size)
     stopped_by, last_round = _end(session, stopping.reason, loop.round, config.rounds)
-    snapshots.finish(last_round, loop.counts.wall_s, loop.params)
+    snapshots.finish(last_round, loop.counts.wall_s, loop.params, loop.spent())
     history = evaluate.history(session, share, snapshots)
     stacked_params = session.comm.gather(loop.params)
     ranks = session.comm.gather(_counts(session, loop, exchange, share))
@@ -234,7 +235,7 @@ def _exchange(session: Session, layout: Layout, message_size: int) -> Exchange:
     poll_s = session.poll_s if config.deadline.poll_s == "auto" else float(config.deadline.poll_s)
     if layout.method.exchange == "allreduce":
         return AllreduceExchange(session.comm, message_size, poll_s)
-    lossy = layout.stragglers.link_p > 0.0
+    lossy = layout.stragglers.lossy
     return GossipExchange(
         session.comm,
         layout.topology.neighbors(session.rank),
@@ -246,7 +247,7 @@ def _exchange(session: Session, layout: Layout, message_size: int) -> Exchange:
     )
 
 
-def _refuse_divergence(session: Session, round_: int | None, step_size: float) -> None:
+def _refuse_divergence(session: Session, round_: int | None, step_size: float | None) -> None:
     """End the run on all ranks if one diverged. Collective."""
     rounds = [r for r in session.comm.allgather(round_) if r is not None]
     if rounds:

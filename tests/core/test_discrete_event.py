@@ -39,7 +39,7 @@ def network(seconds, pacing, n_rounds=3, graph=None, n_shards=1, stragglers=None
     shares = [share(worker, n_shards) for worker in range(n)]
     return Network(
         METHODS[method],
-        [Place(i, n, graph.neighbors(i), shares[i], 1.0, np.ones((n, n_shards), bool)) for i in range(n)],
+        [Place(i, n, graph.neighbors(i), shares[i], 1.0, np.ones((n, n_shards), bool), n_shards) for i in range(n)],
         [Mixing(mixing.neighbor_weights(matrix, graph, i), 20) for i in range(n)],
         lambda round_: 0.1,
         stragglers or StragglerModel("none", n),
@@ -201,7 +201,7 @@ def test_time_never_goes_back_and_rounds_neither(seed, late):
         n_rounds=40,
         latency_s=0.01,
         overhead_s=1e-3,
-    ).run(lambda round_, now, x: seen.append((round_, now)) or True, every=5)
+    ).run(lambda round_, now, x, spent: seen.append((round_, now)) or True, every=5)
     assert seen == sorted(seen)
     assert [round_ for round_, _ in seen] == list(range(0, 45, 5))
     for events in run.events:
@@ -307,7 +307,7 @@ def test_allreduce_lasts_as_long_as_the_slowest_of_each_round_and_the_reduction(
         cost,
         40,
         np.zeros(5),
-        lambda round_, now, x: rows.append(now) or True,
+        lambda round_, now, x, spent: rows.append(now) or True,
         every=1,
     )
     slowest = [
@@ -317,8 +317,8 @@ def test_allreduce_lasts_as_long_as_the_slowest_of_each_round_and_the_reduction(
         )
         for round_ in range(40)
     ]
-    # ceil(log2 6) = 3; five numbers.
-    np.testing.assert_allclose(rows, np.concatenate([[0.0], np.cumsum(np.array(slowest) + 6e-3 + 2 * 40 / 1e4)]))
+    # ceil(log2 6) = 3; five numbers and the two behind them.
+    np.testing.assert_allclose(rows, np.concatenate([[0.0], np.cumsum(np.array(slowest) + 6e-3 + 2 * 56 / 1e4)]))
     assert run.wall_s == rows[-1]
     np.testing.assert_allclose(run.stacked_params, simulation.run(lambda round_, x: True), rtol=0, atol=1e-12)
 

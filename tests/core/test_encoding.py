@@ -55,20 +55,39 @@ def test_plain_weights_ignore_lateness(layout):
 
 
 @settings(max_examples=40, deadline=None)
+@given(layouts())
+def test_own_weights_are_unbiased_for_any_completion_rates_above_zero(layout):
+    placed, rates = layout
+    np.testing.assert_allclose(rates @ encoding.build("own", placed, rates), 1.0, rtol=20 * EPS)
+
+
+def test_own_weights_lose_the_part_of_a_worker_that_never_finishes_and_coverage_gives_it_to_the_others():
+    placed = placement.Placement(np.ones((3, 2), dtype=bool))
+    rates = np.array([0.0, 0.25, 1.0])
+    np.testing.assert_allclose(encoding.own(placed, rates)[:, 0], [0.0, 4 / 3, 1 / 3], rtol=4 * EPS)
+    np.testing.assert_allclose(rates @ encoding.own(placed, rates), 2 / 3, rtol=4 * EPS)
+    np.testing.assert_allclose(rates @ encoding.coverage(placed, rates), 1.0, rtol=4 * EPS)
+
+
+@settings(max_examples=40, deadline=None)
 @given(layouts(), st.sampled_from(sorted(encoding.KINDS)))
-def test_only_holders_have_weights_and_holders_of_a_shard_share_one_value(layout, kind):
+def test_only_holders_have_weights_and_but_for_own_ones_those_of_a_shard_share_one_value(layout, kind):
     placed, rates = layout
     weights = encoding.build(kind, placed, rates)
     np.testing.assert_array_equal(weights > 0.0, placed.held)
     for shard in range(placed.n_shards):
-        assert len(set(weights[placed.holders(shard), shard])) == 1
+        holders = placed.holders(shard)
+        factors = rates[holders] if kind == "own" else np.ones(len(holders))
+        np.testing.assert_allclose(
+            weights[holders, shard] * factors, weights[holders[0], shard] * factors[0], rtol=9e-16
+        )
 
 
-def test_the_three_kinds_agree_when_nobody_is_late():
+def test_all_kinds_agree_when_nobody_is_late():
     placed = placement.pairwise_balanced(5, 7, 3, seed=1)
     made = [encoding.build(kind, placed, np.ones(5)) for kind in sorted(encoding.KINDS)]
-    np.testing.assert_allclose(made[0], made[1], rtol=4 * EPS)
-    np.testing.assert_allclose(made[0], made[2], rtol=4 * EPS)
+    for other in made[1:]:
+        np.testing.assert_allclose(made[0], other, rtol=4 * EPS)
 
 
 def _coded(placed, weights, gradients):
@@ -146,5 +165,5 @@ def test_a_shard_whose_holders_never_finish_is_refused(kind):
 
 
 def test_unknown_weights_are_refused():
-    with pytest.raises(InputError, match=r"method.weights must be one of paper, coverage, plain. Got 'ema'"):
+    with pytest.raises(InputError, match=r"method.weights must be one of paper, own, coverage, plain. Got 'ema'"):
         encoding.build("ema", placement.uncoded(2, 2), np.ones(2))

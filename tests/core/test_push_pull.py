@@ -62,7 +62,7 @@ def test_they_do_so_in_an_asynchronous_network_after_every_call(name, rule, seed
     neighbors = [graph.neighbors(i) for i in range(n)]
     mixings = [Mixing(mixing.neighbor_weights(matrix, graph, i), age_limit(rule, 3)) for i in range(n)]
     # A tracker knows nothing of shards.
-    states = [PUSH_PULL.start(rng.standard_normal(3), Place(i, n, neighbors[i], None, 1.0, HELD)) for i in range(n)]
+    states = [PUSH_PULL.start(rng.standard_normal(3), Place(i, n, neighbors[i], None, 1.0, HELD, 0)) for i in range(n)]
     sent = [[] for _ in range(n)]
     heard = [dict.fromkeys(near, -1) for near in neighbors]
     own = [None] * n  # between sending and receiving
@@ -95,7 +95,7 @@ def test_they_do_so_in_an_asynchronous_network_after_every_call(name, rule, seed
 
 def test_the_invariant_is_kept_by_the_goodbye():
     # It is sent like any other message, without a gradient and with no step: what it carries is all there is.
-    state = PUSH_PULL.start(np.ones(3), Place(0, 2, (1,), None, 1.0, HELD))
+    state = PUSH_PULL.start(np.ones(3), Place(0, 2, (1,), None, 1.0, HELD, 0))
     message = np.empty(6)
     PUSH_PULL.send(state, Gradient(np.arange(3.0), np.ones(3)), 0.1, 0, message)
     PUSH_PULL.receive(state, message, [Received(None, 0)], Mixing(np.array([0.5]), 0), 0.1)

@@ -145,7 +145,7 @@ class Network:
         n = self.graph.n_workers
         return replay_gossip(
             METHODS["goco"],
-            [Place(i, n, tuple(self.neighbors[i]), self.shares[i], 1.0, HELD) for i in range(n)],
+            [Place(i, n, tuple(self.neighbors[i]), self.shares[i], 1.0, HELD, 0) for i in range(n)],
             [Mixing(weights, self.max_age if max_age is None else max_age) for weights in self.weights],
             step_size,
             self.events if events is None else events,

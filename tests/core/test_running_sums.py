@@ -52,7 +52,7 @@ def test_messages_that_come_late_or_never_take_nothing_with_them_in_an_asynchron
     x = rng.standard_normal((n, 3))
     neighbors = [graph.neighbors(i) for i in range(n)]
     # Shares and weights play no part in running sums.
-    states = [RUNNING_SUMS.start(x[i], Place(i, n, neighbors[i], None, 1.0, HELD)) for i in range(n)]
+    states = [RUNNING_SUMS.start(x[i], Place(i, n, neighbors[i], None, 1.0, HELD, 0)) for i in range(n)]
     sent = [[] for _ in range(n)]
     heard = [dict.fromkeys(near, -1) for near in neighbors]
     total = np.append(x.sum(axis=0), n)
@@ -75,3 +75,40 @@ def test_messages_that_come_late_or_never_take_nothing_with_them_in_an_asynchron
         np.testing.assert_allclose(found, total, rtol=0, atol=1e-12 * scale)
     for state in states:
         np.testing.assert_allclose(state.params, x.mean(axis=0), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_average_stays_to_1e_12_over_1500_rounds_of_loss_lateness_and_overtaking(seed):
+    # A message is lost, or takes up to nine rounds: a newer one may overtake it, and then it is not taken any more.
+    rng = np.random.default_rng(seed)
+    graph, n = GRAPHS["exponential"], 8
+    x = rng.standard_normal((n, 3))
+    neighbors = [graph.neighbors(i) for i in range(n)]
+    states = [RUNNING_SUMS.start(x[i], Place(i, n, neighbors[i], None, 1.0, HELD, 0)) for i in range(n)]
+    newest = [dict.fromkeys(near, (-1, None)) for near in neighbors]
+    arriving = {}  # round -> [(dest, source, round sent, message)]
+    n_overtaken = n_lost = 0
+    for t in range(1500):
+        sent = np.empty((n, 4))
+        for i, state in enumerate(states):
+            RUNNING_SUMS.send(state, None, 0.1, t, sent[i])
+            for j in neighbors[i]:
+                if rng.random() < 0.3:
+                    n_lost += 1
+                else:
+                    arriving.setdefault(t + int(rng.integers(10)), []).append((j, i, t, sent[i].copy()))
+        for i, j, sent_in, message in arriving.pop(t, []):
+            if sent_in > newest[i][j][0]:
+                newest[i][j] = (sent_in, message)
+            else:
+                n_overtaken += 1
+        for i, state in enumerate(states):
+            inbox = [Received(message, t - sent_in) for sent_in, message in (newest[i][j] for j in neighbors[i])]
+            RUNNING_SUMS.receive(state, sent[i], inbox, Mixing(np.empty(0), 0), 0.1)
+        total = sum(state.mass for state in states) + sum(
+            states[j].sigma - states[i].rho[place] for i in range(n) for place, j in enumerate(neighbors[i])
+        )
+        np.testing.assert_allclose(total[:-1] / total[-1], x.mean(axis=0), rtol=0, atol=1e-12)
+    assert min(n_lost, n_overtaken) > 1000
+    for state in states:
+        np.testing.assert_allclose(state.params, x.mean(axis=0), rtol=0, atol=1e-12)

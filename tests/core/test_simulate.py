@@ -134,7 +134,15 @@ def test_stale_and_fold_differ_on_lossy_links():
 def take_rounds(net, method, graph, matrix, stragglers, n_rounds, rule="stale", max_age=0, late="discard"):
     """Drive a method's own functions, worker by worker, over links that lose messages."""
     places = [
-        Place(i, net.n, graph.neighbors(i), share, share.weight, net.placed.held[:, net.placed.shards_of(i)])
+        Place(
+            i,
+            net.n,
+            graph.neighbors(i),
+            share,
+            share.weight,
+            net.placed.held[:, net.placed.shards_of(i)],
+            net.placed.n_shards,
+        )
         for i, share in enumerate(net.shares)
     ]
     mixings = [Mixing(mixing.neighbor_weights(matrix, graph, i), gossip.age_limit(rule, max_age)) for i in range(net.n)]

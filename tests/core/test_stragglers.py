@@ -50,6 +50,78 @@ def test_links_do_not_share_random_numbers_with_workers():
     assert abs(np.mean(finishes == arrives) - 0.5) < five_sigma(0.5)
 
 
+UNEQUAL = (0.1, 0.5, 0.8)
+
+
+def test_each_worker_misses_rounds_as_often_as_its_own_p_says():
+    model = StragglerModel("bernoulli", 3, seed=1, p=UNEQUAL)
+    late = 1.0 - np.mean([model.finishing(t) for t in range(ROUNDS)], axis=0)
+    for worker, p in enumerate(UNEQUAL):
+        assert abs(late[worker] - p) < five_sigma(p)
+    np.testing.assert_allclose(model.completion_rates(), 1.0 - np.array(UNEQUAL), rtol=1e-15)
+
+
+def test_each_worker_loses_messages_that_it_sends_as_often_as_its_own_link_p_says():
+    model = StragglerModel("none", 3, seed=1, link_p=UNEQUAL)
+    source, dest = np.array([0, 1, 2, 0, 1, 2]), np.array([1, 2, 0, 2, 0, 1])
+    lost = 1.0 - np.mean([model.arriving(source, dest, t) for t in range(ROUNDS)], axis=0)
+    for place, j in enumerate(source):
+        assert abs(lost[place] - UNEQUAL[j]) < five_sigma(UNEQUAL[j])
+    assert model.lossy
+    assert not StragglerModel("none", 3, link_p=(0.0, 0.0, 0.0)).lossy
+
+
+@pytest.mark.parametrize("paired", [False, True])
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_workers_at_once_are_late_exactly_as_one_by_one(kind, paired):
+    # The simulator asks for all, the engine for its own rank.
+    options = {"ranks": (1, 9), "factor": 3.0, "delay_p": 0.5}
+    model = StragglerModel(
+        kind,
+        11,
+        seed=4,
+        p=tuple(np.linspace(0.0, 1.0, 11)),
+        link_p=tuple(np.linspace(0.0, 0.9, 11)),
+        paired_links=paired,
+        **options,
+    )
+    source, dest = (index.ravel() for index in np.indices((11, 11)))
+    for t in range(40):
+        assert model.finishing(t).tolist() == [model.finishes(i, t) for i in range(11)]
+        one_by_one = [model.arrives(j, i, t) for j, i in zip(source.tolist(), dest.tolist(), strict=True)]
+        assert model.arriving(source, dest, t).tolist() == one_by_one
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_shards_of_all_workers_at_once_are_in_time_exactly_as_one_by_one(kind):
+    n_held = [3, 0, 5, 1, 7, 4]
+    model = StragglerModel(kind, 6, seed=4, p=(0.5, 0.5, 1.0, 0.7, 0.9, 0.6), ranks=(4,), factor=3.0)
+    worker = np.repeat(np.arange(6), n_held)
+    place = np.concatenate([np.arange(n) for n in n_held])
+    for t in range(60):
+        one_by_one = [
+            shard in model.shard_order(i, t, n)[: model.shards_finished(i, t, n)]
+            for i, n in enumerate(n_held)
+            for shard in range(n)
+        ]
+        assert model.shards_in_time(worker, place, t).tolist() == one_by_one
+
+
+def test_a_pair_of_links_loses_both_messages_or_neither_also_where_only_one_end_is_bad():
+    model = StragglerModel("none", 2, seed=4, link_p=(0.0, 0.6), paired_links=True)
+    there, back = (np.array([model.arrives(j, 1 - j, t) for t in range(ROUNDS)]) for j in range(2))
+    assert (there == back).all()
+    assert abs(np.mean(~there) - 0.6) < five_sigma(0.6)
+
+
+def test_a_dead_worker_finishes_nothing_not_even_a_part():
+    model = StragglerModel("bernoulli", 3, seed=1, p=(0.0, 1.0, 0.5))
+    assert not any(model.finishes(1, t) for t in range(200))
+    assert {model.shards_finished(1, t, 6) for t in range(200)} == {0}
+    assert model.completion_rates()[1] == 0.0
+    np.testing.assert_allclose(model.completion_rates(np.array([5, 5, 5])), [1.0, 0.0, 0.5 + 0.5 * 2 / 5], rtol=1e-15)
+
+
 @settings(max_examples=20, deadline=None)
 @given(st.integers(0, 2**63 - 1), st.randoms(use_true_random=False))
 def test_draws_do_not_depend_on_the_order_of_asking(seed, shuffler: random.Random):
@@ -183,6 +255,11 @@ def test_scripting_names_the_logical_model():
         ({"p": math.nan}, "stragglers.p must be at least 0 and below 1. Got nan"),
         ({"link_p": 1.0}, "stragglers.link_p must be at least 0 and below 1. Got 1"),
         ({"link_p": math.nan}, "stragglers.link_p must be at least 0 and below 1. Got nan"),
+        ({"p": (0.1, 0.2)}, "stragglers.p must be one number or one for each worker, and there are 4 workers. Got 2"),
+        ({"p": (0.1, 0.2, 0.3, 1.5)}, "stragglers.p must be at least 0 and below 1. Got 1.5.* 1 is one that never"),
+        ({"p": (0.1, 0.2, math.nan, 0.3)}, "stragglers.p must be at least 0 and below 1. Got nan"),
+        ({"link_p": ()}, "stragglers.link_p must be one number or one for each worker.* Got 0 numbers"),
+        ({"link_p": (0.1, 0.2, 0.3, 1.0)}, "stragglers.link_p must be at least 0 and below 1. Got 1"),
         ({"delay_p": 1.5}, "stragglers.delay_p must be between 0 and 1. Got 1.5"),
         ({"delay_p": math.nan}, "stragglers.delay_p must be between 0 and 1. Got nan"),
         ({"kind": "slow", "ranks": (0, 4)}, "stragglers.ranks must be between 0 and 3. Got 4. There are 4 workers"),
@@ -196,7 +273,9 @@ def test_impossible_lateness_is_refused_with_rule_and_value(options, message):
 
 def test_ranks_that_the_kind_does_not_slow_are_not_looked_at():
     # So that stragglers.kind = "none" turns an experiment's stragglers off, on any number of workers.
-    assert StragglerModel("none", 2, ranks=(7,)).completion_rates().tolist() == [1.0, 1.0]
+    model = StragglerModel("none", 2, ranks=(7,), p=(0.5, 0.5, 0.5))
+    assert model.completion_rates().tolist() == [1.0, 1.0]
+    assert model.finishing(0).all()
 
 
 def test_whoever_finishes_finishes_all_its_shards():

@@ -1,6 +1,8 @@
 """Coded table Newton: its invariants, its rounds, and its round against the stacked arrays'."""
 
 import itertools
+import runpy
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,14 +15,18 @@ from goco_mpi.config import parse_config, to_dict
 from goco_mpi.core import encoding, mixing, objectives, optimum, placement, topology
 from goco_mpi.core.gossip import Mixing, Received
 from goco_mpi.core.methods import Gradient, Place, table_newton
-from goco_mpi.core.methods.table_newton import TABLE_NEWTON, Scaling, trust
+from goco_mpi.core.methods.scaling import Scaling, trust
+from goco_mpi.core.methods.table_newton import TABLE_NEWTON
+from goco_mpi.core.methods.table_newton_rook import TABLE_NEWTON_ROOK
 from goco_mpi.core.objectives import WeightedRows
+from goco_mpi.core.reweighting import MOST_WORKERS, patience
 from goco_mpi.core.shares import CustomShare, ModelShare
 from goco_mpi.core.simulate import simulate
 from goco_mpi.core.stragglers import StragglerModel
-from goco_mpi.errors import InputError
+from goco_mpi.errors import InputError, RunError
 from goco_mpi.experiment import lay_out
 
+EXAMPLE = Path(__file__).parents[2] / "examples" / "table_newton_rounds.py"
 EPS = np.finfo(np.float64).eps
 NO_MIXING = Mixing(np.empty(0), 0)
 HELD = np.ones((1, 0), dtype=bool)
@@ -51,7 +57,8 @@ class Problem:
         self.pooled = WeightedRows(self.features, self.targets, np.full(len(drawn), 1.0 / len(drawn)), 1.0)
         placed = placement.build(holders, n_workers, n_workers, replication, seed)
         self.shares = []
-        for worker, weights in enumerate(encoding.plain(placed, np.ones(n_workers))):
+        self.all_weights = encoding.plain(placed, np.ones(n_workers))
+        for worker, weights in enumerate(self.all_weights):
             held = placed.shards_of(worker)
             index = np.array([row for k in held for row in range(k * n, (k + 1) * n)], dtype=np.intp)
             rows = WeightedRows(
@@ -74,16 +81,21 @@ class Problem:
 
 
 class Network:
-    """The method's own states on a complete graph, round by round."""
+    """The method's own states on a complete graph, or rows of so many columns, round by round."""
 
-    def __init__(self, shares, weights=None):
+    def __init__(self, shares, weights=None, all_weights=None, columns=None):
         n = len(shares)
+        self.t = 0
+        self.method = TABLE_NEWTON if columns is None else TABLE_NEWTON_ROOK
         weights = [share.weight for share in shares] if weights is None else weights
-        neighbors = [tuple(j for j in range(n) if j != i) for i in range(n)]
+        graph = topology.complete(n) if columns is None else topology.rook(n, rows=n // columns)
+        neighbors = [graph.neighbors(i) for i in range(n)]
         self.shares = shares
         self.n_params = shares[0].n_params
         self.states = [
-            TABLE_NEWTON.start(np.zeros(self.n_params), Place(i, n, neighbors[i], shares[i], weights[i], HELD))
+            self.method.start(
+                np.zeros(self.n_params), Place(i, n, neighbors[i], shares[i], weights[i], HELD, 0, all_weights)
+            )
             for i in range(n)
         ]
         self.newest = {}
@@ -98,26 +110,29 @@ class Network:
         messages = []
         for i, state in enumerate(self.states):
             gradient = self.gradients[i] if repeat else None
-            if finished(i):
-                gradient = Gradient(self.shares[i].gradient(state.params), state.params.copy())
+            if finished(i) and self.method.wants_gradient(self.t):
+                encoding = self.method.encoding(state)
+                share = self.shares[i] if encoding is None else self.shares[i].reweighted(encoding.weights)
+                gradient = Gradient(share.gradient(state.params), state.params.copy(), encoding)
                 self.gradients[i] = gradient
-            out = np.full(TABLE_NEWTON.message_size(self.n_params), np.nan)
-            TABLE_NEWTON.send(state, gradient, np.nan, 0, out)
+            out = np.full(self.method.message_size(self.n_params), np.nan)
+            self.method.send(state, gradient, np.nan, self.t, out)
             messages.append(out)
         for i, state in enumerate(self.states):
             for j in state.place.neighbors:
                 if arrives(j, i):
                     self.newest[i, j] = messages[j]
             inbox = [Received(self.newest.get((i, j)), 0) for j in state.place.neighbors]
-            TABLE_NEWTON.receive(state, messages[i], inbox, NO_MIXING, np.nan)
+            self.method.receive(state, messages[i], inbox, NO_MIXING, np.nan)
+        self.t += 1
 
 
 def fill(state, points, gradients, weights):
     """Put entries of all workers into a table, its worker's own too."""
-    state.stamps[:] = 1.0
-    state.weights[:] = weights
-    state.points[:] = points
-    state.gradients[:] = gradients
+    state.table.stamps[:] = 1.0
+    state.table.weights[:] = weights
+    state.table.points[:] = points
+    state.table.gradients[:] = gradients
 
 
 def filled(network, points):
@@ -126,6 +141,13 @@ def filled(network, points):
     for state in network.states:
         fill(state, points, gradients, [share.weight for share in network.shares])
     return np.abs(gradients).sum(axis=0).max()
+
+
+def message(stamp, weight, numbers, *, round_=0, coded_without=0, declared=(0, 0)):
+    return np.concatenate([declared, [stamp, round_, coded_without, weight], numbers])
+
+
+SMALL = Problem(n_workers=6, n=10, n_params=2)
 
 
 def no_news(state):
@@ -190,13 +212,13 @@ def test_delivery_duplicated_reordered_or_delayed_ends_in_the_same_table_bit_by_
     n_workers, n_params, n_messages = 4, 2, 4
     rng = np.random.default_rng(0)
     sent = {
-        j: [np.concatenate([[stamp, 1.0], rng.standard_normal(2 * n_params)]) for stamp in range(1, n_messages + 1)]
+        j: [message(stamp, 1.0, rng.standard_normal(2 * n_params)) for stamp in range(1, n_messages + 1)]
         for j in (1, 2, 3)
     }
     share = SimpleNamespace(n_params=n_params, n_rows=0, quadratic=True, hessian=lambda params: np.eye(n_params))
 
     def state():
-        return TABLE_NEWTON.start(np.zeros(n_params), Place(0, n_workers, (1, 2, 3), share, 1.0, HELD))
+        return TABLE_NEWTON.start(np.zeros(n_params), Place(0, n_workers, (1, 2, 3), share, 1.0, HELD, 0))
 
     def deliver(state, messages):
         inbox = [Received(None if message is None else message.copy(), 0) for message in messages]
@@ -212,9 +234,9 @@ def test_delivery_duplicated_reordered_or_delayed_ends_in_the_same_table_bit_by_
         deliver(disturbed, [sent[j][-1] if i == j else None for i in (1, 2, 3)])
     deliver(disturbed, [sent[j][0] for j in (1, 2, 3)])
     for name in ("stamps", "weights", "points", "gradients"):
-        np.testing.assert_array_equal(getattr(plain, name), getattr(disturbed, name))
+        np.testing.assert_array_equal(getattr(plain.table, name), getattr(disturbed.table, name))
     np.testing.assert_array_equal(plain.mean_gradient, disturbed.mean_gradient)
-    assert plain.points[1:].all()
+    assert plain.table.points[1:].all()
 
 
 def test_features_in_another_basis_give_the_same_points_in_that_basis():
@@ -300,14 +322,14 @@ def test_a_worker_of_weight_0_influences_nobody_not_even_with_nan():
     # Said by a message: weight 0 with numbers that are none.
     state = beside.states[0]
     before = state.params.copy()
-    message = np.concatenate([[99.0, 0.0], np.full(12, np.nan)])
-    inbox = [Received(message if j == 4 else None, 0) for j in state.place.neighbors]
+    said = message(99.0, 0.0, np.full(12, np.nan))
+    inbox = [Received(said if j == 4 else None, 0) for j in state.place.neighbors]
     TABLE_NEWTON.receive(state, np.empty(0), inbox, NO_MIXING, np.nan)
     np.testing.assert_array_equal(state.params, before)
 
 
 @pytest.mark.parametrize("late", ["discard", "memory", "wait"])
-@pytest.mark.parametrize("weights", ["paper", "coverage", "plain"])
+@pytest.mark.parametrize("weights", ["paper", "own", "coverage", "plain"])
 def test_the_weights_of_every_shard_sum_to_1_whoever_is_late(late, weights):
     config = configured(
         method={"kind": "table_newton", "late": late, "weights": weights},
@@ -339,6 +361,25 @@ def rounds_to(problem, targets, most=20):
 def test_it_takes_1_7_12_rounds_uncoded_and_1_6_11_with_two_copies_or_one_more(replication, limits):
     rounds = [rounds_to(Problem(replication=replication, seed=seed), (1e-3, 1e-6, 1e-10)) for seed in range(5)]
     assert (np.median(rounds, axis=0) <= limits).all(), rounds
+
+
+@pytest.mark.parametrize(
+    ("case", "copies", "limits"),
+    [
+        ("none slow", 1, (1, 7, 12)),
+        ("none slow", 2, (1, 6, 11)),
+        ("one 10x slow", 1, (10, 30, 70)),
+        ("one 10x slow", 2, (1, 8, 13)),
+        ("each 10x with p=.3", 1, (11, 49, 96)),
+        ("each 10x with p=.3", 2, (11, 39, 75)),
+        ("quarter late", 1, (1, 10, 20)),
+        ("quarter late", 2, (1, 8, 16)),
+    ],
+)
+def test_stragglers_cost_no_more_rounds_than_promised(case, copies, limits):
+    rounds = runpy.run_path(str(EXAMPLE))["rounds"]
+    found = np.median([rounds(case, 8, copies, 100.0, seed) for seed in range(3)], axis=0)
+    assert (found <= np.add(limits, (2, 2, 3))).all(), found
 
 
 @pytest.mark.parametrize("replication", [1, 2])
@@ -382,22 +423,24 @@ def test_other_losses_come_to_the_optimum_too_with_lost_messages_and_late_gradie
     ],
     ids=["least squares", "few rows", "logistic", "hard logistic", "softmax", "unequal", "unequal logistic", "alone"],
 )
-def test_the_method_takes_the_same_rounds_as_the_stacked_arrays(options, late):
+@pytest.mark.parametrize("script", [{"kind": "bernoulli", "p": 0.4}, {"kind": "persistent", "ranks": (0,), "p": 0.05}])
+def test_the_method_takes_the_same_rounds_as_the_stacked_arrays(options, late, script):
     problem = Problem(**{"n_workers": 5, "n": 60, "n_params": 10, "unlike": 1.0, **options})
     n = len(problem.shares)
-    stragglers = StragglerModel("bernoulli", n, seed=5, p=0.4, link_p=0.3)
+    stragglers = StragglerModel(n_workers=n, seed=5, factor=10.0, link_p=0.3, **script)
     expected = []
     simulate(
         problem.shares,
         lambda t: 1.0,
         stragglers,
-        12,
+        12 if script["kind"] == "bernoulli" else 40,
         mixing_matrix=mixing.build("metropolis", topology.complete(n)),
         method="table_newton",
         late=late,
+        all_weights=problem.all_weights,
         observe=lambda t, x: expected.append(x.copy()) is None,
     )
-    network = Network(problem.shares)
+    network = Network(problem.shares, all_weights=problem.all_weights)
     assert not expected[0].any()  # all begin where they are told to
     for t, x in enumerate(expected[1:]):
         network.round(
@@ -410,6 +453,332 @@ def test_the_method_takes_the_same_rounds_as_the_stacked_arrays(options, late):
     assert np.abs(expected[-1]).max() > 0.1
 
 
+# Rows and columns ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("script", [{"kind": "none", "link_p": 0.0}, {"kind": "bernoulli", "p": 0.4, "link_p": 0.3}])
+@pytest.mark.parametrize("kind", ["least_squares", "logistic"])
+@pytest.mark.parametrize(("n_workers", "columns"), [(6, 3), (6, 2), (9, 3), (4, 2), (15, 5)])
+def test_rows_and_columns_take_the_same_rounds_as_the_stacked_arrays(n_workers, columns, kind, script):
+    problem = Problem(
+        n_workers=n_workers, n=60, n_params=6, unlike=1.0, kind=kind, l2=1e-2, replication=min(2, n_workers)
+    )
+    stragglers = StragglerModel(n_workers=n_workers, seed=2, **script)
+    expected = []
+    simulate(
+        problem.shares,
+        lambda t: 1.0,
+        stragglers,
+        16,
+        mixing_matrix=mixing.metropolis(topology.rook(n_workers, rows=n_workers // columns)),
+        method="table_newton",
+        late="memory",
+        all_weights=None,  # nobody is left out
+        observe=lambda t, x: expected.append(x.copy()) is None,
+    )
+    network = Network(problem.shares, all_weights=problem.all_weights, columns=columns)
+    for t, x in enumerate(expected[1:]):
+        network.round(
+            finished=lambda i, t=t: stragglers.finishes(i, t),
+            arrives=lambda source, dest, t=t: stragglers.arrives(source, dest, t),
+            repeat=True,
+        )
+        np.testing.assert_allclose(network.x, x, rtol=0, atol=1e-11 * np.abs(x).max())
+    assert np.abs(expected[-1]).max() > 0.1
+
+
+def test_rows_and_columns_are_for_graphs_that_are_not_complete():
+    for n_workers, rows, method in (
+        (6, 2, TABLE_NEWTON_ROOK),
+        (6, 1, TABLE_NEWTON),
+        (6, 6, TABLE_NEWTON),
+        (5, None, TABLE_NEWTON),
+    ):
+        table = {"kind": "rook"} if rows is None else {"kind": "rook", "rows": rows}
+        assert lay_out(configured(topology=table), n_workers).method is method
+
+
+def test_everybody_hears_of_everybody_by_two_rounds_a_gradient():
+    problem = Problem(n_workers=6, n=60, n_params=4, unlike=1.0)
+    network = Network(problem.shares, columns=3)
+    network.round()
+    assert not network.x.any()
+    network.round()
+    for state in network.states:  # worker 1 hears of 0, 2, and of 4 alone in the other row
+        assert np.count_nonzero(state.table.weights) == 4
+        assert state.table.weights.sum() == pytest.approx(4.0)
+    network.round()
+    for state in network.states:
+        assert state.table.weights.sum() == pytest.approx(6.0)
+        assert state.entry[0] == 1.0
+
+
+def test_nan_of_a_worker_of_weight_0_does_not_go_round_by_rows():
+    problem = Problem(n_workers=5, n=60, n_params=6, unlike=1.0)
+    nothing = SimpleNamespace(n_params=6, n_rows=60, quadratic=True, weight=0.0)
+    nothing.gradient = lambda params: np.full(6, np.nan)
+    network = Network([*problem.shares, nothing], columns=3)
+    for _ in range(60):
+        network.round()
+    np.testing.assert_allclose(network.x, np.tile(problem.best(), (6, 1)), rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("copies", [1, 2])
+def test_on_8_rows_of_8_it_takes_two_gradients_more_than_on_the_complete_graph_at_most(copies):
+    rounds = runpy.run_path(str(EXAMPLE))["rounds"]
+    complete, rook = (rounds("none slow", 64, copies, 100.0, 0, graph) for graph in ("complete", "rook"))
+    assert np.isfinite(complete).all()
+    gradients = [np.ceil(n_rounds / 2) for n_rounds in rook]
+    assert (np.subtract(gradients, complete) <= 2).all(), (complete, rook)
+
+
+# Slow workers left out -------------------------------------------------------------------------------------------
+
+
+class Script:
+    """Who finishes a gradient in which round, and which messages are lost."""
+
+    def __init__(self, slow=(), factor=10, dead=(), since=10, until=10**9, link_p=0.0, p=0.0, seed=0):
+        self.slow, self.factor, self.dead, self.since, self.until = slow, factor, dead, since, until
+        self.links = StragglerModel("bernoulli", 8, seed=seed, link_p=link_p, p=p)
+
+    def finishes(self, i, t):
+        if i in self.dead:
+            return t < self.since
+        if i in self.slow and t < self.until:
+            return (t + 1) % self.factor == 0
+        return self.links.finishes(i, t)
+
+    def arrives(self, source, dest, t):
+        return self.links.arrives(source, dest, t)
+
+    def play(self, network, rounds, after=lambda t: None):
+        for t in range(rounds):
+            network.round(
+                finished=lambda i, t=t: self.finishes(i, t),
+                arrives=lambda j, i, t=t: self.arrives(j, i, t),
+                repeat=True,
+            )
+            after(t)
+
+
+def check_table(network, whole):
+    """Every entry is the gradient at its point under the weights of one set, and those sum to 1 for every shard."""
+    for state in network.states:
+        out, n = state.table.out, len(network.states)
+        rows = np.stack([state.reweighting.row(j, out) for j in range(n)])
+        np.testing.assert_allclose(rows.sum(axis=0), state.place.all_weights.sum(axis=0), rtol=1e-14)
+        there = state.table.stamps > 0.0
+        np.testing.assert_allclose(state.table.weights[there], rows.sum(axis=1)[there], rtol=1e-14, atol=0.0)
+        for j in np.flatnonzero(there):
+            share = network.shares[j].reweighted(rows[j][state.place.all_weights[j] > 0.0])
+            expected = share.gradient(state.table.points[j])
+            np.testing.assert_allclose(state.table.gradients[j], expected, rtol=0, atol=1e-12)
+        whole[state.place.worker] |= bool(there[rows.any(axis=1)].all())
+        if whole[state.place.worker]:  # once it is, it stays so
+            assert state.table.weights.sum() == pytest.approx(n, rel=1e-14)
+            assert there[rows.any(axis=1)].all()
+
+
+SCRIPTS = {
+    "one slow": Script(slow=(3,)),
+    "two slow": Script(slow=(1, 5)),
+    "two slow that share a shard": Script(slow=(2, 3)),
+    "slow and fast again": Script(slow=(3,), until=45),
+    "slow, with lost messages": Script(slow=(3,), link_p=0.4, seed=1),
+    "dead": Script(dead=(2,)),
+    "dead beside slow": Script(dead=(2,), slow=(3,), since=4),
+    "dead and slow": Script(dead=(6,), slow=(3,), link_p=0.2, seed=2),
+    "never there": Script(dead=(2,), since=0),
+    "all late": Script(p=0.6, seed=3, link_p=0.3),
+}
+
+
+@pytest.mark.parametrize("holders", ["cyclic", "pairwise_balanced"])
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_the_weights_averaged_sum_to_1_for_every_shard_in_every_round(name, holders):
+    problem = Problem(n=20, n_params=4, unlike=1.0, holders=holders, seed=1)
+    network = Network(problem.shares, all_weights=problem.all_weights)
+    whole = [False] * 8
+    SCRIPTS[name].play(network, 60, after=lambda t: check_table(network, whole))
+    assert all(whole) or name == "never there"
+
+
+@pytest.mark.parametrize(
+    "name", ["one slow", "two slow", "slow and fast again", "slow, with lost messages", "all late"]
+)
+@pytest.mark.parametrize("kind", ["least_squares", "logistic"])
+def test_everyone_comes_to_the_optimum_whoever_is_left_out(name, kind):
+    problem = Problem(n=60, n_params=5, unlike=1.0, kind=kind, l2=0.1)
+    network = Network(problem.shares, all_weights=problem.all_weights)
+    SCRIPTS[name].play(network, 150)
+    best = problem.best()
+    np.testing.assert_allclose(network.x, np.tile(best, (8, 1)), rtol=0, atol=1e-10 * np.abs(best).max())
+
+
+def left_out(network):
+    return [state.table.out for state in network.states]
+
+
+def test_a_slow_workers_weight_goes_to_the_others_at_the_third_round_and_comes_back():
+    problem = Problem(n=60, n_params=5)
+    network, seen = Network(problem.shares, all_weights=problem.all_weights), []
+    Script(slow=(3,), until=45).play(network, 70, after=lambda t: seen.append(left_out(network)))
+    assert all(out == [0] * 8 for out in seen[:3])
+    assert all(out == [0b1000] * 8 for out in seen[3:45])
+    assert seen[-1] == [0] * 8
+    # Once each way: nothing flaps.
+    assert [state.declared for state in network.states] == [(2, 0)] * 8
+
+
+class Flapping(StragglerModel):
+    """Worker 0 has no gradient for 14 rounds, then one in each of 10, and so on."""
+
+    def finishes(self, worker, round_):
+        return worker != 0 or round_ % 24 >= 14
+
+
+def test_a_worker_that_is_slow_now_and_then_comes_and_goes_ever_less_often():
+    problem = Problem(n_workers=6, n=20, n_params=4, unlike=1.0)
+    stragglers, expected, numbers = Flapping("none", 6), [], []
+    simulate(
+        problem.shares,
+        lambda t: 1.0,
+        stragglers,
+        170,
+        mixing_matrix=mixing.metropolis(topology.complete(6)),
+        method="table_newton",
+        late="memory",
+        all_weights=problem.all_weights,
+        observe=lambda t, x: expected.append(x.copy()) is None,
+    )
+    network = Network(problem.shares, all_weights=problem.all_weights)
+    for t, x in enumerate(expected[1:]):
+        network.round(finished=lambda i, t=t: stragglers.finishes(i, t), repeat=True)
+        np.testing.assert_allclose(network.x, x, rtol=0, atol=1e-11 * np.abs(x).max())
+        numbers.append(network.states[3].declared[0])
+    declared = [numbers.index(number) for number in range(1, numbers[-1] + 1)]
+    assert len(declared) >= 5
+    waits = np.diff(declared)
+    assert (waits >= [patience(number) for number in range(1, numbers[-1])]).all(), declared
+    assert (waits >= 64).any()
+
+
+def test_declarations_keep_their_distance_however_opinions_change(monkeypatch):
+    problem = Problem(n_workers=6, n=20, n_params=4)
+    state = Network(problem.shares, all_weights=problem.all_weights).states[0]
+    opinions = itertools.cycle([0b1, 0b10])
+    monkeypatch.setattr(state.pace, "slow", lambda now, before: next(opinions))
+    declared = []
+    for t in range(250):
+        state.round = t
+        table_newton._judge(state, state.reweighting)
+        declared.append(state.declared[0])
+    found = [declared.index(number) for number in range(1, declared[-1] + 1)]
+    assert found[0] == 0
+    # The first moment at which the other set is asked for, and enough rounds have passed.
+    assert all(0 <= wait - patience(number) <= 1 for number, wait in enumerate(np.diff(found), 1)), found
+    assert len(found) == 7
+
+
+def test_more_workers_than_a_number_in_a_message_has_bits_go_on_without_leaving_anybody_out():
+    share = SimpleNamespace(n_params=1, n_rows=0, quadratic=True, hessian=lambda params: np.eye(1))
+    for n, known in ((MOST_WORKERS, True), (MOST_WORKERS + 1, False)):
+        place = Place(0, n, tuple(range(1, n)), share, 1.0, HELD, n, np.eye(n))
+        assert (TABLE_NEWTON.start(np.zeros(1), place).reweighting is not None) is known
+
+
+def test_two_slow_workers_are_left_out_at_once_and_neither_where_they_share_a_shard():
+    for slow, out in (((1, 5), 0b100010), ((2, 3), 0)):
+        problem = Problem(n=60, n_params=5)
+        network = Network(problem.shares, all_weights=problem.all_weights)
+        Script(slow=slow).play(network, 30)
+        assert left_out(network) == [out] * 8
+        assert {state.declared for state in network.states} == {(1, out) if out else (0, 0)}
+
+
+def test_nobody_follows_the_weights_of_a_worker_left_out_not_even_to_nan():
+    problem = Problem(n=60, n_params=5, unlike=1.0)
+    network = Network(problem.shares, all_weights=problem.all_weights)
+
+    class Broken(Script):
+        def play(self, network, rounds, after=None):
+            def spoil(t):
+                gradient = network.gradients[3]
+                if t > 12 and gradient is not None:  # left out, and now out of its mind
+                    gradient.vector[:] = np.nan
+                    network.states[3].entry[9:] = np.nan
+
+            super().play(network, rounds, spoil)
+
+    Broken(slow=(3,)).play(network, 60)
+    best = problem.best()
+    np.testing.assert_allclose(network.x, np.tile(best, (8, 1)), rtol=0, atol=1e-10 * np.abs(best).max())
+
+
+def test_a_dead_workers_data_survive_in_the_other_copies():
+    problem = Problem(n=60, n_params=5, unlike=1.0)
+    network = Network(problem.shares, all_weights=problem.all_weights)
+    Script(dead=(2,)).play(network, 60)
+    assert left_out(network) == [0b100] * 8
+    best = problem.best()
+    np.testing.assert_allclose(network.x, np.tile(best, (8, 1)), rtol=0, atol=1e-10 * np.abs(best).max())
+
+
+def test_a_dead_worker_whose_shard_nobody_else_has_keeps_the_others_about_where_it_was():
+    problem = Problem(n=60, n_params=5, unlike=1.0, replication=1)
+    best = problem.best()
+    for since, least in ((4, 1e-3), (8, 1e-6)):
+        network = Network(problem.shares, all_weights=problem.all_weights)
+        Script(dead=(2,), since=since).play(network, 150)
+        assert left_out(network) == [0] * 8
+        distance = np.abs(network.states[0].table.points[2] - best).max()
+        assert distance > least
+        assert np.abs(network.x - best).max() < distance
+
+
+def test_a_worker_that_dies_while_all_wait_for_its_new_gradient_is_waited_for_no_longer():
+    # Worker 3 is slow; of the holders of its shards, 2 and 7, worker 2 dies before it has a gradient with new weights.
+    problem = Problem(n=60, n_params=5, unlike=1.0)
+    network = Network(problem.shares, all_weights=problem.all_weights)
+    script = Script(slow=(3,), dead=(2,), since=3)
+    script.play(network, 12)
+    assert {state.declared for state in network.states} == {(1, 0b1000)}
+    assert all(state.coming is not None for state in network.states)
+    script.play(network, 60)
+    whole = [True] * 8
+    check_table(network, whole)
+    assert len({state.declared for state in network.states}) == 1
+    for state in network.states:
+        assert state.coming is None
+        fast = [0, 1, 4, 5, 6, 7]
+        assert (state.table.stamps[fast] == 72.0).all()
+
+
+@given(st.data())
+def test_declarations_of_several_at_once_end_in_the_same_set_in_any_order_of_delivery(data):
+    n = 6
+    problem = SMALL
+    network = Network(problem.shares, all_weights=problem.all_weights)
+    network.round()
+    sets = [0b1, 0b10, 0b100, 0b1010, 0b11, 0]  # the ring of holders is 3-5-1-2-4-0
+    said = {}
+    for i in range(n):
+        if i == 0 or data.draw(st.booleans()):
+            said[i] = (data.draw(st.integers(1, 3)), data.draw(st.sampled_from(sets)))
+            table_newton._obey(network.states[i], network.states[i].reweighting, said[i])
+    for _ in range(data.draw(st.integers(0, 3))):
+        network.round(arrives=lambda source, dest: data.draw(st.booleans()))
+        for state in network.states:
+            state.since = network.t  # too early for anybody to declare anew
+    network.round()
+    network.round()
+    largest = max(said.values())
+    assert {state.declared for state in network.states} == {largest}
+    assert left_out(network) == [largest[1]] * n
+    check_table(network, [True] * n)
+
+
 # Parts -----------------------------------------------------------------------------------------------------------
 
 
@@ -420,28 +789,29 @@ def test_the_first_entry_of_least_squares_is_the_minimiser_of_the_own_model_and_
     network.round()
     state, share = network.states[1], problem.shares[1]
     assert bool(state.scaling.added.any()) is added
-    np.testing.assert_allclose(state.gradients[1], share.gradient(state.points[1]), rtol=0, atol=1e-12)
+    point = state.table.points[1]
+    np.testing.assert_allclose(state.table.gradients[1], share.gradient(point), rtol=0, atol=1e-12)
     if not added:
-        np.testing.assert_allclose(share.gradient(state.points[1]), 0.0, atol=1e-12)
-    assert np.abs(state.points[1]).max() > 0.1
+        np.testing.assert_allclose(share.gradient(point), 0.0, atol=1e-12)
+    assert np.abs(point).max() > 0.1
 
 
 def test_a_gradient_counts_once_and_at_the_point_where_it_was_taken():
     problem = Problem(n_workers=3, n=60, n_params=4, kind="logistic", l2=0.1)
     state = Network(problem.shares).states[0]
-    out = np.empty(10)
+    out = np.empty(14)
     TABLE_NEWTON.send(state, None, np.nan, 0, out)
     assert not out.any()  # nothing to tell: stamp 0
     elsewhere = np.ones(4)
     gradient = Gradient(problem.shares[0].gradient(elsewhere), elsewhere)
-    TABLE_NEWTON.send(state, gradient, np.nan, 0, out)
+    TABLE_NEWTON.send(state, gradient, np.nan, 3, out)
     first = out.copy()
-    np.testing.assert_array_equal(first, [1.0, 1.0, *elsewhere, *gradient.vector])
+    np.testing.assert_array_equal(first, message(1.0, 1.0, [*elsewhere, *gradient.vector], round_=3))
     for repeated in (gradient, None):
         TABLE_NEWTON.send(state, repeated, np.nan, 0, out)
         np.testing.assert_array_equal(out, first)
     TABLE_NEWTON.send(state, Gradient(gradient.vector, elsewhere), np.nan, 0, out)
-    assert out[0] == 2.0
+    assert out[2] == 2.0
 
 
 def test_without_any_entry_a_worker_stays_where_it_is_and_a_table_as_it_was_leaves_alpha():
@@ -480,10 +850,10 @@ def test_alpha_is_the_inverse_of_the_largest_of_the_last_three_curvatures_within
 def test_rounding_is_not_taken_for_curvature(noise):
     scaling, point = Scaling(np.eye(2), 0.0), np.array([1.0, -2.0])
     nothing, something = np.array([noise, noise]), np.array([1.0, 3.0])
-    assert table_newton._curvature(scaling, point, nothing, nothing) is None
-    assert table_newton._curvature(scaling, point, nothing, something) == 4.0
-    assert table_newton._curvature(scaling, point, something, nothing) == 4.0
-    assert table_newton._curvature(scaling, point, 1e-9 * something, 2e-9 * something) == pytest.approx(2.0)
+    assert table_newton.curvature(scaling, point, nothing, nothing) is None
+    assert table_newton.curvature(scaling, point, nothing, something) == 4.0
+    assert table_newton.curvature(scaling, point, something, nothing) == 4.0
+    assert table_newton.curvature(scaling, point, 1e-9 * something, 2e-9 * something) == pytest.approx(2.0)
 
 
 def test_no_step_is_longer_than_the_first_and_a_setback_falls_back_on_the_first_scaling():
@@ -559,7 +929,7 @@ def test_a_loss_that_is_not_convex_is_refused_at_the_start_and_later_falls_back_
         Network([share])
     share.hessian = lambda params: hessian if params.any() else np.eye(2)
     state = Network([share]).states[0]
-    TABLE_NEWTON.send(state, Gradient(np.ones(2), np.ones(2)), np.nan, 0, np.empty(6))
+    TABLE_NEWTON.send(state, Gradient(np.ones(2), np.ones(2)), np.nan, 0, np.empty(10))
     assert state.scaling is state.first_scaling
 
 
@@ -608,6 +978,20 @@ def test_the_hessian_of_an_objective_of_ones_own_comes_of_differences():
     np.testing.assert_array_equal(found, found.T)
 
 
+def test_a_run_that_diverges_is_not_told_to_lower_a_step_that_it_has_not():
+    problem = Problem(n_workers=2, n=20, n_params=2)
+    problem.shares[0].coded.targets[:] *= 1e200
+    with pytest.raises(RunError, match=r"diverged in round 0: .* Raise objective.l2, or use method.kind = 'push_pull'"):
+        simulate(
+            problem.shares,
+            lambda t: 1.0,
+            NOBODY_LATE,
+            5,
+            mixing_matrix=mixing.metropolis(topology.complete(2)),
+            method="table_newton",
+        )
+
+
 # Configuration ---------------------------------------------------------------------------------------------------
 
 
@@ -628,8 +1012,8 @@ def test_mixing_and_steps_do_not_apply_and_the_record_says_so():
 @pytest.mark.parametrize(
     ("tables", "message"),
     [
-        ({"topology": {"kind": "ring"}}, "needs topology.kind = 'complete': .* Got 'ring'. .* 'push_pull'"),
-        ({"topology": {}}, "needs topology.kind = 'complete': .* Got 'exponential'"),
+        ({"topology": {"kind": "ring"}}, "needs topology.kind = 'complete' or 'rook': .* Got 'ring'. .* 'push_pull'"),
+        ({"topology": {}}, "needs topology.kind = 'complete' or 'rook': .* Got 'exponential'"),
         (
             {"method": {"kind": "table_newton", "late": "partial"}},
             "'partial' is not sound .* Use 'memory' or 'discard'",

@@ -8,7 +8,7 @@ from goco_mpi.core import topology
 from goco_mpi.errors import InputError
 
 SIZES = st.integers(1, 40)
-REGULAR_SIZED = ("ring", "grid", "torus", "complete", "star", "exponential")
+REGULAR_SIZED = ("ring", "grid", "torus", "rook", "complete", "star", "exponential")
 
 
 @st.composite
@@ -88,6 +88,9 @@ def test_degrees_are_those_the_kind_promises(case):
     elif kind == "exponential":
         distances = {o for k in range(6) if 1 << k < n for o in ((1 << k) % n, -(1 << k) % n)}
         expected = np.full(n, len(distances))
+    elif kind == "rook":
+        rows = max(r for r in range(1, n + 1) if n % r == 0 and r * r <= n)
+        expected = np.full(n, rows + n // rows - 2)
     elif kind in ("grid", "torus"):
         rows = options["rows"] or max(r for r in range(1, n + 1) if n % r == 0 and r * r <= n)
         periodic = kind == "torus"
@@ -217,3 +220,21 @@ def test_options_that_admit_no_graph_are_refused_with_rule_and_value(kind, n, op
     with pytest.raises(InputError, match=message) as refused:
         topology.build(kind, n, **options)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("n_workers", [1, 2, 3, 4, 6, 12, 16])
+def test_a_rook_graph_joins_all_of_a_row_and_all_of_a_column(n_workers):
+    for rows in (r for r in range(1, n_workers + 1) if n_workers % r == 0):
+        graph, columns = topology.build("rook", n_workers, rows=rows), n_workers // rows
+        for i in range(n_workers):
+            mates = {j for j in range(n_workers) if j // columns == i // columns or j % columns == i % columns}
+            assert set(graph.neighbors(i)) == mates - {i}
+            assert len(graph.neighbors(i)) == rows + columns - 2
+            # And from its neighbours a worker knows the columns; one row and one column are the same graph.
+            found = topology.rook_columns(n_workers, i, graph.neighbors(i))
+            assert found == (n_workers if rows in (1, n_workers) else columns)
+
+
+def test_a_graph_without_rows_and_columns_has_none():
+    with pytest.raises(ValueError, match="not a rook's graph"):
+        topology.rook_columns(6, 0, (1, 5))

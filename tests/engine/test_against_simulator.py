@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from goco_mpi.core import topology
 from goco_mpi.engine.session import Session
 from goco_mpi.engine.train import train
 from goco_mpi.errors import InputError
+from goco_mpi.record import Outcome
 from goco_mpi.simulation import simulate_experiment
 
 INF = float("inf")
@@ -19,7 +22,7 @@ OPTIONS = {
 }
 
 
-def experiment(n_workers: int, **tables: dict) -> dict:
+def experiment(n_workers: int, **tables: Any) -> dict:
     raw = {
         "seed": 3,
         "rounds": 25,
@@ -31,7 +34,7 @@ def experiment(n_workers: int, **tables: dict) -> dict:
         "record": {"every": 5},
     }
     for name, table in tables.items():
-        raw[name] = {**raw.get(name, {}), **table}
+        raw[name] = {**raw.get(name, {}), **table} if isinstance(table, dict) else table
     return raw
 
 
@@ -50,8 +53,20 @@ def assert_equals_simulation(raw: dict) -> None:
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-10)
         assert mine["consensus_distance"] == pytest.approx(theirs["consensus_distance"], rel=1e-8, abs=1e-12)
         assert mine["test_accuracy"] == pytest.approx(theirs["test_accuracy"])
+        assert mine["shard_gradients"] == theirs["shard_gradients"]
+    assert_messages_are_those_of_the_simulation(outcome, expected, config.method.kind == "allreduce")
     # The comparison is worth something only if the rounds moved the parameters.
     assert np.abs(expected.stacked_params).max() > 1e-3
+
+
+def assert_messages_are_those_of_the_simulation(outcome: Outcome, expected: Outcome, collective: bool) -> None:
+    """Check the bytes of every round: of its messages some may still be waiting; gossip ends with goodbyes."""
+    last = expected.history[-1]
+    one_round = last["bytes_sent"] / last["round"] * (1.0 + 1e-12)
+    for mine, theirs in zip(outcome.history[:-1], expected.history[:-1], strict=True):
+        assert theirs["bytes_sent"] - one_round <= mine["bytes_sent"] <= theirs["bytes_sent"]
+    goodbyes = 0.0 if collective else one_round
+    assert outcome.history[-1]["bytes_sent"] == pytest.approx(last["bytes_sent"] + goodbyes, rel=1e-10)
 
 
 @pytest.mark.mpi(min_size=1)
@@ -70,7 +85,7 @@ def test_every_topology_and_mixing_rule(kind: str, mixing: str) -> None:
 
 @pytest.mark.mpi(min_size=1)
 @pytest.mark.parametrize("kind", ["pairwise_balanced", "cyclic", "uncoded"])
-@pytest.mark.parametrize("weights", ["paper", "coverage", "plain"])
+@pytest.mark.parametrize("weights", ["paper", "own", "coverage", "plain"])
 def test_every_placement_and_weight(kind: str, weights: str) -> None:
     with Session() as session:
         size = session.size
@@ -115,6 +130,32 @@ def test_methods_and_rules_that_conserve_something(method: str, mixing: str, kin
     assert_equals_simulation(experiment(size, topology={"kind": kind}, method=section, step=step))
 
 
+@pytest.mark.mpi(min_size=1)
+@pytest.mark.parametrize(
+    ("late", "rates", "weights"),
+    [
+        ("discard", "counted", "coverage"),
+        ("discard", "ema", "coverage"),
+        ("discard", "ema", "own"),
+        ("discard", "ema", "paper"),
+        ("partial", "ema", "coverage"),
+        ("partial", "counted", "coverage"),
+        ("memory", "live", "coverage"),
+    ],
+)
+@pytest.mark.parametrize("mixing", ["stale", "fold", "running"])
+def test_weights_that_follow_what_the_ranks_tell_of_their_rates(
+    late: str, rates: str, weights: str, mixing: str
+) -> None:
+    with Session() as session:
+        size = session.size
+    section = {"late": late, "rates": rates, "weights": weights, "mixing": mixing, "max_age": 2}
+    # Links so bad that news may be missing for longer than rates.QUIET_ROUNDS.
+    stragglers = {**PERSISTENT, "link_p": 0.8}
+    raw = experiment(size, topology={"kind": "ring"}, method=section, stragglers=stragglers, rounds=60)
+    assert_equals_simulation(raw)
+
+
 PERSISTENT = {"kind": "persistent", "ranks": [0], "factor": 4.0, "p": 0.2}
 
 
@@ -131,6 +172,22 @@ def test_every_late_policy_under_lost_links(late: str, mixing: str, stragglers: 
             topology={"kind": "ring"},
             method={"late": late, "mixing": mixing, "max_age": 2},
             stragglers=stragglers,
+        )
+    )
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("weights", ["own", "coverage"])
+@pytest.mark.parametrize("late", ["discard", "partial", "memory"])
+def test_ranks_and_links_that_are_unequally_late_and_a_dead_rank(late: str, weights: str) -> None:
+    with Session() as session:
+        size = session.size
+    p = [1.0, *np.linspace(0.0, 0.6, size - 1).tolist()]
+    assert_equals_simulation(
+        experiment(
+            size,
+            method={"late": late, "weights": weights, "max_age": 2},
+            stragglers={"p": p, "link_p": np.linspace(0.6, 0.0, size).tolist()},
         )
     )
 

@@ -126,6 +126,24 @@ def test_short_deadlines_under_every_policy(session: Session, late: str, deadlin
 
 
 @pytest.mark.mpi(min_size=1)
+@pytest.mark.parametrize("stragglers", [SLOW, {**DELAYS, "link_p": 0.7}], ids=["slow", "delays and lost links"])
+@pytest.mark.parametrize(
+    "method",
+    [
+        {"rates": "ema"},
+        {"rates": "counted", "late": "partial"},
+        {"rates": "ema", "weights": "own", "mixing": "running"},
+        {"rates": "live", "late": "memory"},
+    ],
+    ids=lambda method: " ".join(method.values()),
+)
+def test_weights_by_the_rates_that_ranks_tell(
+    session: Session, method: dict[str, Any], stragglers: dict[str, Any]
+) -> None:
+    run_and_replay(session, experiment(session.size, method=method, stragglers=stragglers))
+
+
+@pytest.mark.mpi(min_size=1)
 @pytest.mark.parametrize("method", [{"late": "wait"}, {"kind": "dgd"}, {"kind": "allreduce"}], ids=str)
 def test_other_methods(session: Session, method: dict[str, Any]) -> None:
     run_and_replay(session, experiment(session.size, method=method, stragglers={**SLOW, "factor": 3.0}))

@@ -77,6 +77,12 @@ def check(outcome: Outcome, raw: dict[str, Any], size: int) -> None:
         assert math.isfinite(row["consensus_distance"])
         assert 0.0 <= row["test_accuracy"] <= 1.0
 
+    for name in ("bytes_sent", "shard_gradients"):
+        spent = [row[name] for row in outcome.history]
+        assert spent == sorted(spent)
+        assert spent[0] == 0.0
+        assert spent[-1] == pytest.approx(np.mean([row[name] for row in outcome.ranks]), rel=1e-12)
+
     allreduce = config.method.kind == "allreduce"
     degrees = [0] * size
     if not allreduce:
@@ -435,7 +441,7 @@ def loop_over(
     return RoundLoop(
         work=GradientWork(0, share, stragglers or StragglerModel("none", 1), options.get("late", "discard")),
         method=METHODS["goco"],
-        place=Place(0, 1, (), share, share.weight, np.ones((1, 2), dtype=bool)),
+        place=Place(0, 1, (), share, share.weight, np.ones((1, 2), dtype=bool), 2),
         mixing=Mixing(np.empty(0), 20),
         exchange=exchange,
         step_size=StepSchedule(step, None),

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from goco_mpi.core.costs import CostModel
 from goco_mpi.core.discrete_event.network import Observe, TimedRun
-from goco_mpi.core.gossip import Mixing, Received
+from goco_mpi.core.gossip import TRAILER, Mixing, Received
 from goco_mpi.core.methods import Gradient, Method, Place
 from goco_mpi.core.pace import rounds
-from goco_mpi.core.pace.counts import ExchangeCounts, RunCounts
+from goco_mpi.core.pace.counts import ExchangeCounts, RunCounts, Spent
 from goco_mpi.core.stragglers import StragglerModel
 from goco_mpi.errors import divergence
 
@@ -29,7 +29,7 @@ def run_allreduce(
     cost: CostModel,
     n_rounds: int,
     start: Array,
-    observe: Observe = lambda round_, now, stacked_params: True,
+    observe: Observe = lambda *_: True,
     every: int | None = None,
 ) -> TimedRun:
     """Go through the rounds of a method whose exchange is an allreduce.
@@ -47,16 +47,18 @@ def run_allreduce(
     n_workers, shares = len(places), [place.share for place in places]
     states = [method.start(start, place) for place in places]
     message = np.zeros((n_workers, method.message_size(start.size)))
-    n_bytes = message.shape[1] * 8
+    n_bytes = (message.shape[1] + TRAILER) * 8
     nowhere = Mixing(np.zeros(0), 0)
     counts = [RunCounts() for _ in places]
+    loads = [share.n_shards for share in shares]
+    mean_load = sum(loads) / n_workers
     now, round_, stopped = 0.0, 0, False
 
     def stacked() -> Array:
         return np.stack([state.params for state in states])
 
     every = every or n_rounds
-    stopped = not observe(0, 0.0, stacked())
+    stopped = not observe(0, 0.0, stacked(), Spent(0.0, 0.0))
     while round_ < n_rounds and not stopped:
         lasts_s = np.array(
             [
@@ -76,10 +78,11 @@ def run_allreduce(
             gradient = Gradient(share.gradient(state.params), state.params)
             method.send(state, gradient, step_size(round_), round_, out)
         mean = Received(message.mean(axis=0), 0)
-        for state, own, worker, seconds in zip(states, message, counts, lasts_s, strict=True):
+        for state, own, worker, seconds, n_held in zip(states, message, counts, lasts_s, loads, strict=True):
             method.receive(state, own, [mean], nowhere, step_size(round_))
             worker.rounds += 1
             worker.gradients += 1
+            worker.shard_gradients += n_held
             worker.compute_s += float(seconds)
             worker.wait_s += round_s - float(seconds)
             worker.wall_s = now
@@ -87,7 +90,7 @@ def run_allreduce(
             raise divergence(round_, step_size(round_))
         round_ += 1
         if round_ % every == 0:
-            stopped = not observe(round_, now, stacked())
+            stopped = not observe(round_, now, stacked(), Spent(round_ * n_bytes, round_ * mean_load))
     exchanged = ExchangeCounts(messages_sent=round_, messages_received=round_, bytes_sent=round_ * n_bytes)
     return TimedRun(
         stacked_params=stacked(),

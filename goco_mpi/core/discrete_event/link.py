@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from goco_mpi.core.pace.slots import HEADER, Message, ReceiveSlot, SendSlot
+from goco_mpi.core.gossip import HEADER
+from goco_mpi.core.pace.slots import Message, ReceiveSlot, SendSlot
 from goco_mpi.core.pace.suspicion import Suspicion
 
 

@@ -15,16 +15,16 @@ from goco_mpi.core.discrete_event.link import Link
 from goco_mpi.core.discrete_event.queue import Kind, Queue
 from goco_mpi.core.discrete_event.worker import Worker
 from goco_mpi.core.events import EventLog, Events
-from goco_mpi.core.gossip import Mixing
+from goco_mpi.core.gossip import HEADER, Mixing
 from goco_mpi.core.methods import Method, Place
-from goco_mpi.core.pace.counts import ExchangeCounts
+from goco_mpi.core.pace.counts import ExchangeCounts, Spent
 from goco_mpi.core.pace.deadline import FIRST_GOSSIP_S, Deadline
-from goco_mpi.core.pace.slots import HEADER, Message
+from goco_mpi.core.pace.slots import Message
 from goco_mpi.core.pace.work import Work
 from goco_mpi.core.stragglers import StragglerModel
 
 Array = NDArray[np.float64]
-Observe = Callable[[int, float, Array], bool]
+Observe = Callable[[int, float, Array, Spent], bool]
 """(round, seconds, stacked parameters) -> whether to go on."""
 
 
@@ -119,8 +119,7 @@ class Network:
         self._due: list[int] = []
 
         def link(worker: int, neighbor: int) -> Link:
-            lossy = stragglers.link_p > 0.0
-            arrives = partial(stragglers.arrives, neighbor, worker) if lossy else None
+            arrives = partial(stragglers.arrives, neighbor, worker) if stragglers.lossy else None
             return Link(neighbor, message_size, partial(self._transmit, worker), arrives)
 
         self._workers = [
@@ -167,12 +166,12 @@ class Network:
             if self._n_passed[row] == (len(self._workers) + 1) // 2:
                 self._due.append(row * self._every)
 
-    def run(self, observe: Observe = lambda round_, now, stacked_params: True, every: int | None = None) -> TimedRun:
+    def run(self, observe: Observe = lambda *_: True, every: int | None = None) -> TimedRun:
         """Let all workers go through their rounds.
 
         Parameters
         ----------
-        observe : callable (round, seconds, X) -> bool
+        observe : callable (round, seconds, X, spent) -> bool
             Called when half of the workers have come to a round that is a multiple of ``every``, with all
             parameters at that time; a False ends the run then.
         every : int, optional
@@ -183,13 +182,13 @@ class Network:
             If the parameters grow without bound.
         """
         self._every = every or self.n_rounds
-        stopped = not observe(0, 0.0, self._stacked())
+        stopped = not observe(0, 0.0, self._stacked(), Spent(0.0, 0.0))
         for worker in self._workers:
             worker.begin()
         while not stopped:
             if self._due and self.queue.next_s > self.queue.now:  # all that happens at this time has happened
                 due, self._due = self._due, []
-                stopped = not all(observe(round_, self.queue.now, self._stacked()) for round_ in due)
+                stopped = not all(observe(round_, self.queue.now, self._stacked(), self._spent()) for round_ in due)
                 continue
             happens = self.queue.next()
             if happens is None:
@@ -199,6 +198,11 @@ class Network:
 
     def _stacked(self) -> Array:
         return np.stack([worker.params for worker in self._workers])
+
+    def _spent(self) -> Spent:
+        n_sent = sum(link.send.n_sent for worker in self._workers for link in worker.links)
+        n_done = sum(worker.shard_gradients for worker in self._workers)
+        return Spent(n_sent * self._message_bytes / len(self._workers), n_done / len(self._workers))
 
     def _result(self, stopped: bool) -> TimedRun:
         for worker in self._workers:

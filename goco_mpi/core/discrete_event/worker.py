@@ -319,6 +319,11 @@ class Worker:
         self._around.moved(self, before)
         then()
 
+    @property
+    def shard_gradients(self) -> int:
+        """Gradients of single shards so far."""
+        return self._work.n_shard_gradients
+
     def leave(self) -> None:
         """Be done, unless it is already; its counts are final."""
         if self.done:
@@ -330,6 +335,7 @@ class Worker:
         self.counts.gradients = self._work.n_whole
         self.counts.partial_gradients = self._work.n_partial
         self.counts.late_gradients = self._work.n_late
+        self.counts.shard_gradients = self._work.n_shard_gradients
 
     def _say_goodbye(self) -> None:
         self.leave()

@@ -44,6 +44,10 @@ class Place:
         nobody's lateness is made up for.
     held : ndarray of shape (n_workers, n_held), bool
         Which of the shards held here each worker holds too; all true in this worker's row.
+    n_shards : int
+        M, all shards.
+    all_weights : ndarray of shape (n_workers, n_shards), optional
+        (N/M) a_ik of all workers and shards, for methods that change them.
     """
 
     worker: int
@@ -52,6 +56,8 @@ class Place:
     share: Share
     weight: float
     held: NDArray[np.bool_]
+    n_shards: int
+    all_weights: Array | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +69,7 @@ class Encoding:
     weights : ndarray of shape (n_held,)
         (N/M) a_ik of the shards held, in their order.
     epoch : int
-        How often all workers have changed theirs together, for methods where they do.
+        Which of the method's weights these are, for methods that have several; 0 for the first.
     """
 
     weights: Array
@@ -74,12 +80,14 @@ class Encoding:
 class Gradient:
     """A coded gradient and where it was taken, both of shape (n_params,), and what it was coded with.
 
-    ``encoding`` is None where that is the share's own weights.
+    ``encoding`` is None where that is the share's own weights; ``part`` is the share of the worker's shards that it
+    is of.
     """
 
     vector: Array
     params: Array
     encoding: Encoding | None = None
+    part: float = 1.0
 
 
 S = TypeVar("S", bound=State)
@@ -97,21 +105,34 @@ class Method(ABC, Generic[S]):
     exchange : {'gossip', 'allreduce'}
         ``gossip``: messages to graph neighbours, of whom some may be late.
         ``allreduce``: the mean over all workers, which waits for everyone.
+    reweighs : bool
+        Whether its weights may change in a run, as completion rates become known.
     remembers : bool
         Whether a worker whose gradient is late goes on with its last one by itself.
     mixings : tuple of str
         Mixing rules that are sound with it, the default first.
+    late : {'discard', 'memory'}
+        What a late gradient is worth where the config leaves it open.
+    steps : bool
+        Whether it takes steps of the size that the config gives.
     """
 
     name: ClassVar[str]
     coded: ClassVar[bool] = True
     exchange: ClassVar[Literal["gossip", "allreduce"]] = "gossip"
+    reweighs: ClassVar[bool] = False
     remembers: ClassVar[bool] = False
     mixings: ClassVar[tuple[str, ...]] = ("stale", "fold", "symmetric", "running")
+    late: ClassVar[Literal["discard", "memory"]] = "discard"
+    steps: ClassVar[bool] = True
 
     def message_size(self, n_params: int) -> int:
         """Return the numbers in a message; here one vector."""
         return n_params
+
+    def wants_gradient(self, round_: int) -> bool:
+        """Tell whether a gradient is taken in a round; otherwise messages alone are exchanged."""
+        return True
 
     @abstractmethod
     def start(self, params: Array, place: Place) -> S:

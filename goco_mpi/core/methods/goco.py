@@ -18,6 +18,7 @@ class Goco(Descent):
     """See the module."""
 
     name = "goco"
+    reweighs = True
 
 
 GOCO = Goco()

@@ -38,6 +38,7 @@ class RunningSums(Method[RunningSumsState]):
     """See the module."""
 
     name = "goco"
+    reweighs = True
     mixings = ("running",)
 
     def message_size(self, n_params: int) -> int:

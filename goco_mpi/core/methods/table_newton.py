@@ -1,6 +1,6 @@
 """Coded table Newton: gradients of all workers in a table, the worker's own coded Hessian to scale them.
 
-    g_i = (N/M) sum_k a_ik grad f_k(z_i) ,  w_i = (N/M) sum_k a_ik      sent: (stamp, w_i, z_i, g_i)
+    g_i = (N/M) sum_k a_ik grad f_k(z_i) ,  w_i = (N/M) sum_k a_ik      sent: (stamp, round, out, w_i, z_i, g_i)
     table               the newest stamp of each worker wins
     zb = sum_j w_j z_j / sum_j w_j ,  gb = sum_j g_j / sum_j w_j        over all entries, old ones too
     s, y                what zb, gb moved by ;  k = y' P^-1 y / s'y, or 4 where s'y <= 0 but for rounding
@@ -11,18 +11,29 @@
 Where the loss is quadratic P_i is factorised once, and the first entry is that of the minimiser of the
 worker's own model: a gradient is known everywhere from one. Otherwise P_i is factorised at every new
 gradient, no step is longer than the first, and while ||gb|| is more than 1.5 times its smallest so far the
-first P_i serves. Both begin anew when a worker enters the table: the mean is another function's then.
+first P_i serves. Both begin anew when the mean becomes another function's: with one worker more in the table,
+or other weights.
 
 A table entry is a point with the gradient *there*, so an old one is old news and nothing worse: where all are
 at the optimum it is a fixed point, whoever is late. No entry, or one of weight 0, is as nothing.
 
+**Slow workers are left out**, and their weights go to the other holders of their shards (`goco_mpi.core.reweighting`):
+
+    declaration         (number, out): the largest that a worker has heard of holds; it rides in every message
+    a gradient          is coded with the weights of the declaration that holds when it begins, and says so (``out``)
+    a table             holds entries of one set of weights: all that were coded with just these, whatever they say
+    after a declaration the table goes on, beside a new one, until all who have weight in the new one are in that
+
+so that what is averaged has weights of sum 1 for every shard before, during and after. Who looks slow is seen from
+the stamps and rounds in the messages alone; every worker looks for itself and may declare. One that is left out goes
+on with gradients that weigh nothing, to be seen when it is fast again. P_i stays that of the first weights.
+
 Nothing is mixed and no step is configured: ``method.mixing`` and ``[step]`` do not apply. Every worker
-must hear every other (a complete graph). The weights stay what they are: those of a slow worker's shards do
-not move to their other holders, and a dead one's entry stays. Rows that nobody counts (an objective of one's
+must hear every other (a complete graph). Rows that nobody counts (an objective of one's
 own) are taken for enough: c = 0. A worker that holds nothing follows zb.
 
-The work of a first round is a factorisation, n_params^3 / 3, done before the clock starts; the memory, two
-vectors for each worker and n_params^2.
+The work of a first round is a factorisation, n_params^3 / 3, done before the clock starts (``setup_s`` in the record);
+the memory, two vectors for each worker, four during a change of weights, and n_params^2.
 
 References
 ----------
@@ -39,93 +50,70 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from goco_mpi.core.gossip import Mixing, Received
-from goco_mpi.core.methods.base import Array, Gradient, Method, Place, State
-from goco_mpi.core.shares import Share
+from goco_mpi.core.methods.base import Array, Encoding, Gradient, Method, Place, State
+from goco_mpi.core.methods.relaxation import curvature, relaxation
+from goco_mpi.core.methods.scaling import Scaling, trust
+from goco_mpi.core.methods.table import ENTRY, Table
+from goco_mpi.core.reweighting import MOST_WORKERS, Pace, Reweighting, patience
 from goco_mpi.errors import InputError
 
-HALF_THE_DIGITS = float(np.finfo(np.float64).eps) ** 0.5
 FIRST_ALPHA = 0.5
-LEAST_ALPHA = 0.03
-CAUTIOUS = 4.0
-"""k where the table shows no curvature."""
-ROUNDING = 1e-24
-"""Part of a squared length that may be rounding."""
 SETBACK = 1.5
 """Growth of ||gb|| over its smallest beyond which the first P_i serves."""
-
-
-class Scaling:
-    """P, factorised: a Hessian with something added to its diagonal.
-
-    Parameters
-    ----------
-    hessian : ndarray of shape (n_params, n_params)
-        Symmetric, not negative.
-    c : float
-        Multiple of its diagonal that is added; 1 where that alone leaves P singular, or nearly.
-
-    Attributes
-    ----------
-    added : ndarray of shape (n_params,)
-        P is the Hessian and this on its diagonal.
-
-    Raises
-    ------
-    ValueError
-        If the Hessian is not finite, or has negative curvature.
-    """
-
-    def __init__(self, hessian: Array, c: float) -> None:
-        import scipy.linalg
-
-        diagonal = hessian.diagonal().copy()
-        largest = float(diagonal.max(initial=0.0))
-        for added in (c * diagonal, np.where(diagonal > 0.0, diagonal, largest or 1.0)):
-            self.added: Array = added
-            try:
-                lower = scipy.linalg.cholesky(hessian + np.diag(added), lower=True)
-            except np.linalg.LinAlgError:
-                continue
-            # A pivot that lost half the digits is rounding as much as curvature.
-            if (lower.diagonal() ** 2 >= HALF_THE_DIGITS * (diagonal + added)).all():
-                self._lower = lower
-                return
-        raise ValueError("The Hessian has negative curvature.")
-
-    def solve(self, vector: Array) -> Array:
-        """Return P^-1 vector."""
-        import scipy.linalg
-
-        return np.asarray(scipy.linalg.cho_solve((self._lower, True), vector, check_finite=False))
-
-    def square(self, vector: Array) -> float:
-        """Return vector' P vector."""
-        half = vector @ self._lower
-        return float(half @ half)
+SMALL = 1e-9
+"""Part of all workers' weight that no gradient has, nor rounding."""
+DECLARATION = 2
+"""Numbers of a message before its entry: those of the declaration."""
 
 
 @dataclass
 class TableNewtonState(State):
-    """As in the module; row j of the table's arrays is worker j's entry, of stamp 0 as long as there is none.
+    """As in the module.
 
-    ``scaling`` is None where the worker holds nothing. ``last`` is the gradient of the worker's own entry.
+    Attributes
+    ----------
+    weight : float
+        Sum of the table's weights.
+    entry : ndarray
+        The worker's own newest entry, of stamp 0 as long as there is none; ``last`` is its gradient.
+    table, coming : Table
+        What is averaged, and what will be once it is whole (None where no change is on).
+    declared : (int, int)
+        Number and set of the declaration that holds, ``since`` which round of the worker.
+    encoding : Encoding or None
+        The worker's weights by it; None: its first.
+    slow : int
+        Who looks slow to this worker.
+    scaling : Scaling or None
+        None where the worker holds nothing.
     """
 
     place: Place
-    stamps: Array
-    weights: Array
-    points: Array
-    gradients: Array
+    entry: Array
+    table: Table
+    pace: Pace
+    reweighting: Reweighting | None
     first_scaling: Scaling | None
     scaling: Scaling | None
+    coming: Table | None = None
+    declared: tuple[int, int] = (0, 0)
+    since: int = 0
+    encoding: Encoding | None = None
+    slow: int = 0
+    round: int = 0
     alpha: float = FIRST_ALPHA
     curvatures: deque[float] = field(default_factory=lambda: deque(maxlen=3))
     mean_point: Array | None = None
     mean_gradient: Array | None = None
     last: Gradient | None = None
-    n_entered: int = 0
+    weight: float = 0.0
     longest_step: float = 0.0
     smallest_gradient: float = np.inf
+
+    @property
+    def tables(self) -> list[Table]:
+        """The table, and the one that is to come."""
+        return [self.table] if self.coming is None else [self.table, self.coming]
 
 
 class TableNewton(Method[TableNewtonState]):
@@ -134,10 +122,12 @@ class TableNewton(Method[TableNewtonState]):
     name = "table_newton"
     remembers = True
     mixings = ()
+    late = "memory"
+    steps = False
 
     def message_size(self, n_params: int) -> int:
-        """Return the length of (stamp, w, z, g)."""
-        return 2 + 2 * n_params
+        """Return the length of a declaration (number, out) and an entry (stamp, round, out, w, z, g)."""
+        return DECLARATION + ENTRY + 2 * n_params
 
     def start(self, params: Array, place: Place) -> TableNewtonState:
         """Factorise P and return a state with an empty table.
@@ -155,75 +145,58 @@ class TableNewton(Method[TableNewtonState]):
                 f"{place.worker}'s has none at the start. Use method.kind = 'push_pull'."
             ) from None
         n = place.n_workers
+        known = place.all_weights is not None and n <= MOST_WORKERS
         return TableNewtonState(
             params.copy(),
             place=place,
-            stamps=np.zeros(n),
-            weights=np.zeros(n),
-            points=np.zeros((n, params.size)),
-            gradients=np.zeros((n, params.size)),
+            entry=np.zeros(ENTRY + 2 * params.size),
+            table=Table.empty(n, params.size, out=0),
+            pace=Pace(n),
+            reweighting=Reweighting(place.all_weights) if known and place.all_weights is not None else None,
             first_scaling=scaling,
             scaling=scaling,
         )
+
+    def encoding(self, state: TableNewtonState) -> Encoding | None:
+        """Return the weights by the declaration that holds."""
+        return state.encoding
 
     def send(
         self, state: TableNewtonState, gradient: Gradient | None, step_size: float, round_: int, out: Array
     ) -> None:
         """Enter a new gradient into the table, and send the worker's own entry."""
-        me, n = state.place.worker, state.params.size
+        state.round = round_
         if gradient is not None and gradient is not state.last:
             state.last = gradient
-            state.stamps[me] += 1
-            if state.scaling is not None:
-                _enter_own(state, gradient, state.scaling)
-        out[0] = state.stamps[me]
-        out[1] = state.weights[me]
-        out[2 : 2 + n] = state.points[me]
-        out[2 + n :] = state.gradients[me]
+            _write_entry(state, gradient)
+            _enter(state, state.place.worker, state.entry)
+        out[:DECLARATION] = state.declared
+        out[DECLARATION:] = state.entry
 
     def receive(
         self, state: TableNewtonState, own: Array, inbox: Sequence[Received], mixing: Mixing, step_size: float
     ) -> None:
-        """Enter what came, and take the step."""
-        n = state.params.size
-        for received, j in zip(inbox, state.place.neighbors, strict=True):
-            if received.value is not None and received.value[0] > state.stamps[j]:
-                state.stamps[j] = received.value[0]
-                weight = float(received.value[1])
-                if weight != 0.0:  # one of weight 0 must not even pass on a NaN
-                    state.weights[j] = weight
-                    state.points[j] = received.value[2 : 2 + n]
-                    state.gradients[j] = received.value[2 + n :]
-        total = float(state.weights.sum())
-        if total > 0.0:
-            n_entered = int(np.count_nonzero(state.weights))
-            grown, state.n_entered = n_entered > state.n_entered, n_entered
-            _step(state, state.weights @ state.points / total, state.gradients.sum(axis=0) / total, grown)
-
-
-def relaxation(curvatures: Sequence[float]) -> float:
-    """Return alpha from the last k.
-
-    Examples
-    --------
-    >>> relaxation([2.0, 1.0]), relaxation([0.5]), relaxation([100.0])
-    (0.5, 1.0, 0.03)
-    """
-    return min(max(1.0 / max(curvatures), LEAST_ALPHA), 1.0)
-
-
-def trust(share: Share) -> float:
-    """Return c: how much of its diagonal a Hessian of so few rows needs.
-
-    Examples
-    --------
-    >>> from types import SimpleNamespace
-    >>> [trust(SimpleNamespace(n_params=100, n_rows=n)) for n in (0, 50, 100, 400)]
-    [0.0, 1.0, 0.75, 0.0]
-    """
-    if share.n_rows == 0:
-        return 0.0
-    return min(max(share.n_params / share.n_rows - 0.25, 0.0), 1.0)
+        """Enter what came, take the step, and look who is slow."""
+        place = state.place
+        came = [
+            (j, received.value)
+            for received, j in zip(inbox, place.neighbors, strict=True)
+            if received.value is not None
+        ]
+        if state.reweighting is not None:
+            _obey(state, state.reweighting, max(((int(m[0]), int(m[1])) for _, m in came), default=(0, 0)))
+        for j, message in came:
+            _enter(state, j, message[DECLARATION:])
+        changed = state.reweighting is not None and _change_over(state, state.reweighting)
+        means = state.table.means()
+        if means is not None:
+            weight = float(state.table.weights.sum())
+            grown, state.weight = changed or weight > state.weight + SMALL * place.n_workers, weight
+            if changed:  # what the means moved by is no curvature
+                state.mean_point = state.mean_gradient = None
+            _step(state, *means, grown)
+        if state.reweighting is not None:
+            _judge(state, state.reweighting)
 
 
 def _scaling(place: Place, params: Array) -> Scaling | None:
@@ -232,23 +205,77 @@ def _scaling(place: Place, params: Array) -> Scaling | None:
     return Scaling(place.share.hessian(params) / place.weight, trust(place.share))
 
 
-def _enter_own(state: TableNewtonState, gradient: Gradient, scaling: Scaling) -> None:
-    """Put a new gradient into the worker's own row, with P to go with it."""
-    place, me = state.place, state.place.worker
-    state.weights[me] = place.weight
-    state.points[me] = gradient.params
-    state.gradients[me] = gradient.vector
+def _write_entry(state: TableNewtonState, gradient: Gradient) -> None:
+    """Make a new gradient the worker's entry, with P to go with it."""
+    place, scaling, encoding, n = state.place, state.scaling, gradient.encoding, state.params.size
+    point, vector = state.entry[ENTRY : ENTRY + n], state.entry[ENTRY + n :]
+    state.entry[0] += 1.0
+    state.entry[1] = state.round
+    state.entry[2] = 0.0 if encoding is None else encoding.epoch
+    state.entry[3] = place.weight if encoding is None else encoding.weights.sum()
+    point[:] = gradient.params
+    vector[:] = gradient.vector
+    if scaling is None:
+        return
     if place.share.quadratic:
-        if state.mean_point is None:
+        if state.mean_point is None and encoding is None:
             # Go to the minimiser of the worker's own model; w H d = w (P - added) d is what that adds to g.
             step = -scaling.solve(gradient.vector / place.weight)
-            state.points[me] += step
-            state.gradients[me] = -place.weight * scaling.added * step
+            point += step
+            vector[:] = -place.weight * scaling.added * step
         return
     try:
         state.scaling = _scaling(place, gradient.params)
     except ValueError:
         state.scaling = state.first_scaling
+
+
+def _enter(state: TableNewtonState, worker: int, entry: Array) -> None:
+    """Put an entry into the tables that it goes with."""
+    if entry[0] == 0.0:
+        return
+    state.pace.note(worker, int(entry[0]), int(entry[1]))
+    for table in state.tables:
+        if state.reweighting is None or state.reweighting.unchanged(worker, int(entry[2]), table.out):
+            table.enter(worker, entry)
+
+
+def _obey(state: TableNewtonState, reweighting: Reweighting, declaration: tuple[int, int]) -> None:
+    """Take a declaration, if it is larger than the one that holds, and begin the table that it asks for."""
+    if declaration <= state.declared:
+        return
+    state.declared, state.since = declaration, state.round
+    out, me = declaration[1], state.place.worker
+    if reweighting.unchanged(me, 0, out):
+        state.encoding = None
+    elif state.encoding is None or state.encoding.epoch != out:
+        state.encoding = Encoding(reweighting.own_row(me, out), out)
+    if out == state.table.out:
+        state.coming = None
+        return
+    state.coming = Table.empty(state.place.n_workers, state.params.size, out)
+    for j in range(state.place.n_workers):
+        if reweighting.unchanged(j, state.table.out, out):
+            state.coming.copy(j, state.table)
+    _enter(state, me, state.entry)
+
+
+def _change_over(state: TableNewtonState, reweighting: Reweighting) -> bool:
+    """Use the table to come once it is whole; tell whether it is now."""
+    coming = state.coming
+    if coming is None or (reweighting.needed(coming.out) & (coming.stamps == 0.0)).any():
+        return False
+    state.table, state.coming = coming, None
+    return True
+
+
+def _judge(state: TableNewtonState, reweighting: Reweighting) -> None:
+    """Declare anew who is left out where that should be others, but not too often."""
+    state.slow = state.pace.slow(state.round, state.slow)
+    if state.round - state.since >= patience(state.declared[0]):
+        out = reweighting.choose(state.table.out, state.slow)
+        if out != state.declared[1]:
+            _obey(state, reweighting, (state.declared[0] + 1, out))
 
 
 def _step(state: TableNewtonState, point: Array, gradient: Array, grown: bool) -> None:
@@ -269,7 +296,7 @@ def _step(state: TableNewtonState, point: Array, gradient: Array, grown: bool) -
             scaling = state.first_scaling
         state.smallest_gradient = min(state.smallest_gradient, norm)
     if before is not None and gradient_before is not None:
-        k = _curvature(scaling, point, point - before, gradient - gradient_before)
+        k = curvature(scaling, point, point - before, gradient - gradient_before)
         if k is not None:
             state.curvatures.append(k)
             state.alpha = relaxation(state.curvatures)
@@ -282,20 +309,6 @@ def _step(state: TableNewtonState, point: Array, gradient: Array, grown: bool) -
         elif length > state.longest_step:
             step *= state.longest_step / length
     np.subtract(point, step, out=state.params)
-
-
-def _curvature(scaling: Scaling, point: Array, s: Array, y: Array) -> float | None:
-    """Return k, the curvature in units of P that s and y show, or None where neither mean moved.
-
-    What may be rounding, as between two gradients at one point, is not taken for curvature. In the second round
-    of a quadratic loss, s is nothing else: all were at the minimisers of their own models, and now are at the mean.
-    """
-    rounding = ROUNDING * scaling.square(point)
-    sy, yy = float(s @ y), float(y @ scaling.solve(y))
-    moved, changed = scaling.square(s) > rounding, yy > rounding
-    if not moved and not changed:
-        return None
-    return yy / sy if moved and changed and sy > 0.0 else CAUTIOUS
 
 
 TABLE_NEWTON = TableNewton()

@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
+
+
+class Spent(NamedTuple):
+    """What a rank has spent so far, or the mean over all."""
+
+    bytes_sent: float
+    shard_gradients: float
 
 
 @dataclass
@@ -23,8 +31,12 @@ class RunCounts:
         Rounds in which an earlier gradient was used again (late = 'memory').
     jumped : int
         Rounds skipped to catch up with the neighbours, between two gradients.
+    shard_gradients : int
+        Gradients of single shards that the finished and the partial gradients are made of.
     compute_s, wait_s, wall_s : float
         Seconds in gradients, in waiting for neighbours, and in all.
+    setup_s : float
+        Seconds that the method took to set up, before the first round and not in ``wall_s``.
     """
 
     rounds: int = 0
@@ -33,9 +45,11 @@ class RunCounts:
     partial_gradients: int = 0
     repeated: int = 0
     jumped: int = 0
+    shard_gradients: int = 0
     compute_s: float = 0.0
     wait_s: float = 0.0
     wall_s: float = 0.0
+    setup_s: float = 0.0
 
 
 @dataclass

@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from goco_mpi.core.gossip import HEADER
+
 Array = NDArray[np.float64]
 
-HEADER = 4
 GOODBYE = 1
 FAILED = 2
 STOPPED = 4

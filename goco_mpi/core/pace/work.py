@@ -54,6 +54,8 @@ class Work:
     ----------
     n_whole, n_partial, n_late : int
         Gradients finished, finished in part and used, and dropped.
+    n_shard_gradients : int
+        Gradients of single shards in those not dropped.
     """
 
     def __init__(self, rank: int, share: Share, stragglers: StragglerModel, late: str) -> None:
@@ -71,7 +73,7 @@ class Work:
         self._n_finished = 0
         self._finished: list[int] = []
         self._order: list[int] = []
-        self.n_whole = self.n_partial = self.n_late = 0
+        self.n_whole = self.n_partial = self.n_late = self.n_shard_gradients = 0
 
     def start(self, params: Array, round_: int, step: int, encoding: Encoding | None = None) -> Iterator[None]:
         """Begin the gradient at ``params``; the iterator computes, and yields between blocks.
@@ -123,6 +125,7 @@ class Work:
             self.n_late += 1
             return self._last
         self.n_whole += 1
+        self.n_shard_gradients += self._share.n_shards
         work = FinishedWork(Gradient(self._vector, self._params, self._encoding), self._step)
         if self._late == "memory":
             self._vector, self._spare = self._spare, self._vector
@@ -138,7 +141,9 @@ class Work:
         whole = len(self._finished) == self._share.n_shards
         self.n_whole += whole
         self.n_partial += not whole
-        return FinishedWork(Gradient(self._vector, self._params, self._encoding), self._step, self._finished)
+        self.n_shard_gradients += len(self._finished)
+        part = len(self._finished) / self._share.n_shards
+        return FinishedWork(Gradient(self._vector, self._params, self._encoding, part), self._step, self._finished)
 
     @property
     def meanwhile(self) -> FinishedWork | None:

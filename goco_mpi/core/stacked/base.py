@@ -15,13 +15,31 @@ Finished = NDArray[np.bool_]
 
 
 class Step(ABC):
-    """One method on stacked arrays; ``x`` has the shape (n_workers, n_params)."""
+    """One method on stacked arrays; ``x`` has the shape (n_workers, n_params).
+
+    Attributes
+    ----------
+    all_weights : ndarray of shape (n_workers, n_shards) or None
+        (N/M) a_ik at first, where somebody says.
+    steps : bool
+        Whether the step sizes play a part.
+    """
 
     x: Array
+    all_weights: Array | None = None
+    steps: bool = True
+
+    def wants_gradient(self, t: int) -> bool:
+        """Tell whether gradients are taken in a round."""
+        return True
 
     def weights(self, worker: int, t: int) -> Array | None:
         """Return what (N/M) a_ik a worker's gradient of this round is taken with; None: its share's own."""
         return None
+
+    def work(self, done: Array, t: int) -> None:
+        """Hear what share of its gradient each worker finished in this round, shape (n_workers,)."""
+        return
 
     @abstractmethod
     def advance(self, g: Array, finished: Finished, eta: float, t: int) -> None:
@@ -44,12 +62,15 @@ class Links:
         self.matrix = mixing_matrix
         self.stragglers = stragglers
         self.max_age = max_age if rule == "stale" else 0
-        entries = mixing_matrix.tocoo()
+        entries = mixing_matrix.tocsr().sorted_indices().tocoo()
         off = (entries.row != entries.col) & (entries.data != 0.0)
         self.dest, self.source, self.weight = entries.row[off], entries.col[off], entries.data[off]
+        # Row i of a matrix on the edges has worker i's entries: those of one worker follow each other.
+        self._begins = np.searchsorted(self.dest, np.arange(mixing_matrix.shape[0] + 1))
+        self._ones = self._on_edges(np.ones(len(self.dest)))
         self.last_round = np.full(len(self.dest), -(2**62), dtype=np.int64)
         self.last: Array | None = None
-        self.perfect = stragglers.link_p == 0.0
+        self.perfect = not stragglers.lossy
 
     @property
     def degrees(self) -> NDArray[np.int64]:
@@ -64,8 +85,7 @@ class Links:
             return
         if self.last is None:
             self.last = np.zeros((len(self.dest), messages.shape[1]))
-        pairs = zip(self.dest.tolist(), self.source.tolist(), strict=True)
-        arrived = np.array([self.stragglers.arrives(j, i, t) for i, j in pairs], dtype=bool)
+        arrived = self.stragglers.arriving(self.source, self.dest, t)
         self.last[arrived] = messages[self.source[arrived]]
         self.last_round[arrived] = t
 
@@ -74,11 +94,18 @@ class Links:
         if self.perfect:
             return np.asarray(self.matrix @ v)
         assert self.last is not None
-        usable = t - self.last_round <= self.max_age
-        dest, weight = self.dest[usable], self.weight[usable]
-        x = v.copy()
-        np.add.at(x, dest, weight[:, None] * (self.last[usable, : v.shape[1]] - v[dest]))
-        return x
+        usable = self._on_edges(np.where(t - self.last_round <= self.max_age, self.weight, 0.0))
+        kept = 1.0 - usable.sum(axis=1)
+        return np.asarray(kept[:, None] * v + usable @ self.last[:, : v.shape[1]])
+
+    def collect(self, values: Array) -> Array:
+        """Return for each worker the sum of its edges' ``values``, shape (n_edges, anything)."""
+        return np.asarray(self._ones @ values)
+
+    def _on_edges(self, entries: Array) -> sp.csr_array:
+        """Return the matrix of shape (n_workers, n_edges) with an entry of each edge in its receiver's row."""
+        n_edges = len(entries)
+        return sp.csr_array((entries, np.arange(n_edges), self._begins), shape=(len(self._begins) - 1, n_edges))
 
     def newest(self) -> tuple[NDArray[np.bool_], Array]:
         """Return for each edge whether anything has ever come, and what."""

@@ -32,8 +32,7 @@ class StackedPushPull(Step):
         self.x = self.links.mix(v, t)
         heard, newest = self.links.newest()
         sigma = np.where(heard[:, None], newest[:, v.shape[1] :], 0.0)
-        self.inflow = np.zeros_like(v)
-        np.add.at(self.inflow, self.links.dest, sigma - self.rho)
+        self.inflow = self.links.collect(sigma - self.rho)
         self.rho = sigma
 
     def in_flight(self) -> Array:

@@ -30,8 +30,7 @@ class StackedRunningSums(Step):
         self.links.deliver(self.sigma, t)
         heard, newest = self.links.newest()
         sigma = np.where(heard[:, None], newest, 0.0)
-        self.mass = part.copy()
-        np.add.at(self.mass, self.links.dest, sigma - self.rho)
+        self.mass = part + self.links.collect(sigma - self.rho)
         self.rho = sigma
         self.x = self.mass[:, :-1] / self.mass[:, -1:]
 

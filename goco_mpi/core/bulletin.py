@@ -17,6 +17,8 @@ class Bulletin:
     Parameters
     ----------
     n_ranks : int
+    unsaid : float
+        What stands for a number that is not known.
 
     Examples
     --------
@@ -28,8 +30,9 @@ class Bulletin:
     0.75
     """
 
-    def __init__(self, n_ranks: int) -> None:
+    def __init__(self, n_ranks: int, unsaid: float = -1.0) -> None:
         self.entries = np.full((2, n_ranks), -1.0)
+        self.entries[1] = unsaid
         """Rounds, then values; what travels, shape (2, n_ranks)."""
 
     def post(self, rank: int, round_: int, value: float) -> None:

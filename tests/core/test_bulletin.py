@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from goco_mpi.engine.bulletin import Bulletin
+from goco_mpi.core.bulletin import Bulletin
 
 N_RANKS = 4
 

@@ -1,0 +1,96 @@
+"""A method whose encoding weights follow the completion rates that the workers tell each other.
+
+    sent: (the method's own message, for every worker the round and the value of its newest known q)
+    a_ik  from the newest q of all holders of shard k when worker i begins a gradient (`goco_mpi.core.encoding`)
+
+Nobody needs to be a neighbour of its co-holders: the table spreads with the messages, the newest entry wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from goco_mpi.core import encoding, rates
+from goco_mpi.core.bulletin import Bulletin
+from goco_mpi.core.gossip import Mixing, Received
+from goco_mpi.core.methods.base import Array, Encoding, Gradient, Method, Place, State
+
+
+@dataclass
+class RatedState(State):
+    """The method's own state, what is known of all rates, and the weights in use; ``params`` are the inner state's."""
+
+    inner: State
+    place: Place
+    estimate: rates.RateEstimate
+    table: Bulletin
+    round: int = -1
+    encoding: Encoding | None = None
+
+
+class Rated(Method[RatedState]):
+    """See the module.
+
+    Parameters
+    ----------
+    inner : Method
+        One that changes its state's parameters in place.
+    weights : {'paper', 'own', 'coverage'}
+        The kind of weights that the rates go into.
+    kind : {'counted', 'ema', 'live'}
+        The kind of rates; see `goco_mpi.core.rates`.
+    n_workers : int
+    """
+
+    def __init__(self, inner: Method[Any], weights: str, kind: str, n_workers: int) -> None:
+        self._inner = inner
+        self._weights = weights
+        self._kind = kind
+        self._table_size = 2 * n_workers
+
+    def message_size(self, n_params: int) -> int:
+        """Return the length of the method's own message and the table."""
+        return self._inner.message_size(n_params) + self._table_size
+
+    def start(self, params: Array, place: Place) -> RatedState:
+        """Return a state in which everybody is taken to finish always."""
+        inner = self._inner.start(params, place)
+        table = Bulletin(place.n_workers, unsaid=1.0)
+        return RatedState(inner.params, inner, place, rates.RateEstimate(self._kind), table)
+
+    def encoding(self, state: RatedState) -> Encoding:
+        """Return the weights by what is known now; the same object as long as they are the same."""
+        place = state.place
+        said, known = state.table.entries
+        present = rates.present(self._kind, known, said, state.round)
+        weights = encoding.of_worker(self._weights, place.held, present, place.worker, rates.LEAST_RATE)
+        weights *= place.n_workers / place.n_shards
+        if state.encoding is None or not np.array_equal(weights, state.encoding.weights):
+            state.encoding = Encoding(weights)
+        return state.encoding
+
+    def send(self, state: RatedState, gradient: Gradient | None, step_size: float, round_: int, out: Array) -> None:
+        """Put the table behind the method's own message."""
+        rate = state.estimate.update(round_, 0.0 if gradient is None else gradient.part)
+        state.round = round_
+        state.table.post(state.place.worker, round_, rate)
+        self._inner.send(state.inner, gradient, step_size, round_, out[: -self._table_size])
+        out[-self._table_size :] = state.table.entries.ravel()
+
+    def receive(
+        self, state: RatedState, own: Array, inbox: Sequence[Received], mixing: Mixing, step_size: float
+    ) -> None:
+        """Take over what is newer in the tables; the rest is the method's."""
+        size = self._table_size
+        for received in inbox:
+            if received.value is not None:
+                state.table.merge(received.value[-size:])
+        messages = [
+            received if received.value is None else replace(received, value=received.value[:-size])
+            for received in inbox
+        ]
+        self._inner.receive(state.inner, own[:-size], messages, mixing, step_size)

@@ -1,0 +1,177 @@
+"""Completion rates as workers see and tell them, and the weights that follow."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from goco_mpi.config import parse_config
+from goco_mpi.core import encoding, placement, rates
+from goco_mpi.core.gossip import Mixing, Received
+from goco_mpi.core.methods import Gradient, Place
+from goco_mpi.core.methods.goco import GOCO
+from goco_mpi.core.methods.rated import Rated
+from goco_mpi.experiment import lay_out, load_problem
+
+
+def feed(kind, steps):
+    """Return the rate after ``(round, part)`` steps."""
+    estimate = rates.RateEstimate(kind)
+    rate = 1.0
+    for round_, part in steps:
+        rate = estimate.update(round_, part)
+    return rate
+
+
+@pytest.mark.parametrize("kind", ["counted", "ema"])
+def test_whoever_always_finishes_has_rate_one_without_any_rounding(kind):
+    estimate = rates.RateEstimate(kind)
+    assert {estimate.update(t, 1.0) for t in range(500)} == {1.0}
+
+
+@pytest.mark.parametrize("kind", ["counted", "ema"])
+@settings(max_examples=50, deadline=None)
+@given(done=st.lists(st.sampled_from([0.0, 0.5, 1.0]), min_size=1, max_size=200))
+def test_a_rate_is_the_weighted_mean_of_what_was_finished(kind, done):
+    beta = rates.decay(kind)
+    powers = beta ** np.arange(len(done), -1.0, -1.0)
+    expected = powers @ np.array([1.0, *done]) / powers.sum()  # one finished round comes before the first
+    assert feed(kind, enumerate(done)) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["counted", "ema"])
+@settings(max_examples=50, deadline=None)
+@given(gaps=st.lists(st.integers(1, 12), min_size=1, max_size=40))
+def test_rounds_jumped_over_are_rounds_without_a_gradient(kind, gaps):
+    rounds = np.cumsum(gaps) - 1
+    every = [(t, float(t in rounds)) for t in range(rounds[-1] + 1)]
+    # Gossip in the middle of a gradient is a step of no new round, or of no gradient.
+    interim = [step for t in rounds for step in ((t, 0.0), (t, 1.0))]
+    expected = feed(kind, every)
+    assert feed(kind, ((t, 1.0) for t in rounds)) == pytest.approx(expected, rel=1e-12)
+    assert feed(kind, interim) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(("kind", "spread"), [("counted", 1.0 / 3000), ("ema", 0.5 * (1.0 - 0.99))])
+@pytest.mark.parametrize("q", [0.1, 0.5, 0.9])
+def test_a_rate_estimates_the_probability_to_finish(kind, spread, q):
+    # A mean with weights w has the variance q (1 - q) sum w^2; for an average with decay beta that is (1 - beta) / 2.
+    deviation = np.sqrt(q * (1.0 - q) * spread)
+    for seed in range(5):
+        done = np.random.default_rng(seed).random(3000) < q
+        assert abs(feed(kind, enumerate(done.astype(float))) - q) < 4.5 * deviation + 1.0 / 3000
+
+
+@pytest.mark.parametrize("kind", ["counted", "ema"])
+def test_a_silent_worker_s_rate_goes_on_as_if_it_finished_nothing(kind):
+    said, n_silent = 1500, 35
+    done = [(t, float(t % 3 > 0)) for t in range(said + 1)]
+    expected = feed(kind, done + [(said + k, 0.0) for k in range(1, n_silent + 1)])
+    now = said + rates.QUIET_ROUNDS + n_silent
+    (present,) = rates.present(kind, np.array([feed(kind, done)]), np.array([float(said)]), now)
+    # An average does not say how far it looks back; after 1500 rounds that is all of its horizon but 0.99^1500.
+    assert present == pytest.approx(expected, rel=1e-12 if kind == "counted" else 1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 2**20), kind=st.sampled_from(["paper", "own", "coverage"]))
+def test_a_worker_s_weights_are_its_row_of_all_weights(seed, kind):
+    rng = np.random.default_rng(seed)
+    placed = placement.pairwise_balanced(6, 9, int(rng.integers(1, 5)), seed=seed)
+    q = rng.uniform(0.1, 1.0, 6)
+    everything = encoding.build(kind, placed, q)
+    for worker in range(6):
+        held = placed.shards_of(worker)
+        mine = encoding.of_worker(kind, placed.held[:, held], q, worker, rates.LEAST_RATE)
+        np.testing.assert_allclose(mine, everything[worker, held], rtol=1e-14)
+
+
+def test_weights_stay_finite_where_all_holders_are_silent():
+    held = np.ones((3, 2), dtype=bool)
+    for kind in ("paper", "own", "coverage"):
+        assert (encoding.of_worker(kind, held, np.zeros(3), 0, rates.LEAST_RATE) == 1.0 / rates.LEAST_RATE).all()
+
+
+def started(worker, n_workers=3, kind="live"):
+    method = Rated(GOCO, "coverage", kind, n_workers)
+    place = Place(worker, n_workers, (), None, 1.0, np.ones((n_workers, 2), dtype=bool), n_workers)
+    return method, method.start(np.zeros(1), place)
+
+
+def test_news_travels_over_workers_that_hold_nothing_in_common():
+    # 0 - 1 - 2: the ends hear of each other through the one between them.
+    method, _ = started(0, kind="counted")
+    states = [started(worker, kind="counted")[1] for worker in range(3)]
+    near = [(1,), (0, 2), (1,)]
+    gradient = Gradient(np.ones(1), np.zeros(1))
+    for t in range(30):
+        own = [np.empty(method.message_size(1)) for _ in states]
+        for i, state in enumerate(states):
+            method.send(state, gradient if i or t % 2 else None, 0.1, t, own[i])
+        for i, state in enumerate(states):
+            inbox = [Received(own[j], 0) for j in near[i]]
+            method.receive(state, own[i], inbox, Mixing(np.full(len(inbox), 0.3), 0), 0.1)
+    # Everybody knows all; what comes over two hops is one round older.
+    assert [state.table.entries[0].tolist() for state in states] == [[29, 29, 28], [29, 29, 29], [28, 29, 29]]
+    assert states[2].table.entries[1].tolist() == [pytest.approx(15.0 / 30.0, abs=0.02), 1.0, 1.0]
+    assert method.encoding(states[2]).weights == pytest.approx(3.0 / 3.0 / 2.5, rel=0.01)
+
+
+def test_the_weights_of_a_silent_worker_go_to_those_who_are_heard_of():
+    method, state = started(0)
+    own = np.empty(method.message_size(1))
+    heard = np.full(method.message_size(1), -1.0)
+    heard[-3:] = 1.0
+    weights = []
+    for t in range(2 * rates.QUIET_ROUNDS):
+        method.send(state, Gradient(np.ones(1), np.zeros(1)), 0.1, t, own)
+        heard[:1] = 0.0
+        heard[2] = t  # worker 1 goes on; worker 2 never says anything
+        method.receive(state, own, [Received(heard, 0)], Mixing(np.array([0.3]), 0), 0.1)
+        weights.append(method.encoding(state).weights[0])
+    # Worker 2 counts as last heard of in round -1.
+    assert weights[: rates.QUIET_ROUNDS] == [pytest.approx(1.0 / 3.0)] * rates.QUIET_ROUNDS
+    assert weights[rates.QUIET_ROUNDS :] == [0.5] * rates.QUIET_ROUNDS
+
+
+def test_the_same_weights_are_the_same_object_so_that_no_rows_are_weighed_again():
+    method, state = started(1)
+    assert method.encoding(state) is method.encoding(state)
+
+
+@pytest.mark.parametrize("kind", ["counted", "ema"])
+def test_coverage_by_observed_rates_comes_near_coverage_by_true_ones(kind):
+    # Holders that are not neighbours (a ring), unequal rates, lost messages.
+    def laid_out(rates_kind):
+        raw = {
+            "data": {"source": "synthetic", "n_samples": 160, "n_features": 3, "shards": 16},
+            "objective": {"kind": "least_squares"},
+            "topology": {"kind": "ring"},
+            "method": {"rates": rates_kind},
+            "stragglers": {"kind": "persistent", "ranks": [1, 4], "factor": 5, "p": 0.2, "link_p": 0.3},
+        }
+        return lay_out(parse_config(raw), 8), parse_config(raw)
+
+    true = laid_out("stated")[0].encoding_weights
+    layout, config = laid_out(kind)
+    method, late, problem = layout.method, layout.stragglers, load_problem(config)
+    shares = [problem.share(layout, i) for i in range(8)]
+    states = [method.start(np.zeros(4), layout.place(i, shares[i])) for i in range(8)]
+    newest = {}
+    for t in range(600):
+        own = [np.empty(method.message_size(4)) for _ in states]
+        for i, state in enumerate(states):
+            gradient = Gradient(np.zeros(4), state.params) if late.finishes(i, t) else None
+            method.send(state, gradient, 0.0, t, own[i])
+        for i, state in enumerate(states):
+            near = layout.topology.neighbors(i)
+            newest |= {(j, i): own[j] for j in near if late.arrives(j, i, t)}
+            inbox = [Received(newest.get((j, i)), 0) for j in near]
+            method.receive(state, own[i], inbox, layout.mixing(i), 0.0)
+    # Two holders' rates, each within 4.5 deviations: q (1 - q) <= 1/4 times 1/200 for an average over 100 rounds.
+    bound = 4.5 * np.sqrt(2.0 * 0.25 / (200.0 if kind == "ema" else 600.0))
+    for i, state in enumerate(states):
+        held = layout.placement.shards_of(i)
+        seen = method.encoding(state).weights * 16 / 8
+        assert np.abs(1.0 / seen - 1.0 / true[i, held]).max() < bound
+        assert not np.array_equal(seen, true[i, held])
