@@ -1,4 +1,4 @@
-"""The command line: ``goco run | simulate | sweep | replay | report | bench | info``."""
+"""The command line: ``goco run | simulate | sweep | replay | report | calibrate | plan | bench | info``."""
 
 from __future__ import annotations
 
@@ -95,6 +95,18 @@ def _parser() -> argparse.ArgumentParser:
     calibrate = commands.add_parser("calibrate", help="how well simulated seconds predict recorded runs, rank by rank")
     calibrate.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR")
     calibrate.set_defaults(command=_calibrate)
+
+    plan = commands.add_parser(
+        "plan", help="which method, replication, graph and deadlines: simulates candidates in time"
+    )
+    plan.add_argument("source", type=Path, metavar="RUN_DIR|EXPERIMENT.toml", help="a recorded run, or one with [cost]")
+    plan.add_argument("--nodes", type=int, metavar="N", help="number of ranks (default: the run's; of an experiment 8)")
+    plan.add_argument("--gap", type=float, default=0.01, help="suboptimality to reach (default 0.01)")
+    plan.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the experiment file"
+    )
+    plan.add_argument("--json", action="store_true", help="print JSON")
+    plan.set_defaults(command=_plan)
 
     bench = commands.add_parser("bench", help="measure on this machine: against raw limits, promises and peers")
     bench.add_argument("names", nargs="*", metavar="MEMBER", help="what to measure (default: everything but peers)")
@@ -314,6 +326,33 @@ def _calibrate(options: argparse.Namespace) -> int:
 
     for path in options.runs:
         print_prediction(str(path), predict(read_run(path)))
+    return 0
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from goco_mpi import plan
+    from goco_mpi.calibration import calibrate
+    from goco_mpi.config import read_config
+    from goco_mpi.planner import Planner
+    from goco_mpi.record import read_run
+
+    def progress(words: str) -> None:
+        if sys.stderr.isatty():
+            print(f"trying {words}", file=sys.stderr, flush=True)
+
+    if options.source.is_dir():
+        if options.set:
+            raise InputError("--set changes an experiment file, and a recorded run is what it is. Give its experiment.")
+        found = calibrate(read_run(options.source))
+        planner = Planner(found.config, options.nodes or found.n_workers, found.cost, options.gap, progress)
+    else:
+        config = read_config(options.source, options.set)
+        planner = Planner(config, options.nodes or 8, None, options.gap, progress)
+    made = planner.plan()
+    if options.json:
+        print(plan.to_json(made))
+    else:
+        plan.print_plan(made)
     return 0
 
 

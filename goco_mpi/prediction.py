@@ -51,7 +51,7 @@ def predict(run: RunRecord) -> Prediction:
         If the simulation diverges.
     """
     found = calibrate(run)
-    simulated = simulate_in_time(found.config, found.n_workers, cost=found.cost).outcome
+    simulated = simulate_in_time(found.config, found.n_workers, cost=found.cost, measured=True).outcome
     return Prediction(found, _figures(run.ranks), _figures(simulated.ranks))
 
 

@@ -71,6 +71,7 @@ def simulate_in_time(
     n_workers: int,
     progress: Callable[[int], None] = lambda round_: None,
     cost: CostModel | None = None,
+    measured: bool = False,
 ) -> TimedOutcome:
     """Run an experiment on simulated workers that each have their own time.
 
@@ -84,8 +85,10 @@ def simulate_in_time(
     progress : callable (round) -> None
         Called when half of the workers have come that far.
     cost : CostModel, optional
-        Instead of that of ``[cost]``, from a run: lateness that the experiment injects in seconds is in it already,
-        and only counts for the encoding weights.
+        Instead of that of ``[cost]``.
+    measured : bool
+        Whether the cost was measured in a run of the experiment: lateness that it injects in seconds is in it
+        already, and only counts for the encoding weights.
 
     Raises
     ------
@@ -101,9 +104,9 @@ def simulate_in_time(
             "Leave out --time, or use mpiexec and goco run."
         )
     stragglers = simulation.layout.stragglers
-    if cost is not None:
+    if measured:
         stragglers = stragglers.without_seconds()
-    else:
+    if cost is None:
         cost = cost_model(config, simulation.problem.train.n_samples / n_workers)
     history: list[dict[str, Any]] = []
     reason = "rounds"

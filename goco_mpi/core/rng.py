@@ -25,9 +25,9 @@ class Purpose(IntEnum):
     LINK = 8
     CURVATURE = 9
     SHARD_ORDER = 10
-    COMPUTE_TIME = 20
-    COMPRESSION = 21
-    BATCH = 22
+    COMPRESSION = 20
+    BATCH = 21
+    COMPUTE_TIME = 30
 
 
 def stream(seed: int, purpose: Purpose, worker: int = 0, round_: int = 0) -> np.random.Generator:

@@ -162,6 +162,18 @@ def test_a_learned_deadline_follows_the_workers_own_times():
     assert run.ranks[0]["late_gradients"] == 1
 
 
+def test_what_arrives_at_the_deadline_is_in_time():
+    run = network([1.0, 1.125], Pacing("discard", INF, 0.25), n_rounds=1, latency_s=0.125).run()
+    assert column(run, "missed") == [0, 0]
+
+
+@pytest.mark.parametrize(("third_s", "suspected"), [(1.15, 0), (1.2, 1)])
+def test_a_learned_gossip_deadline_allows_for_the_network(third_s, suspected):
+    # A tenth of a second of work and three times 0.04 s in the network; a message that comes 0.19 or 0.24 s after.
+    run = network([1.0, [1.0, 1.0, third_s, 1.0]], Pacing("discard", INF, "auto"), n_rounds=3, latency_s=0.04).run()
+    assert run.ranks[0]["suspected"] == suspected
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     gossip_s=st.floats(0.0, 3.0),

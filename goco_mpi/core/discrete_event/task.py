@@ -26,7 +26,8 @@ class Task:
 
     def __init__(self, began_s: float, needs_s: float, lasts_s: float) -> None:
         self.began_s = began_s
-        self._needs_s = self._left_s = needs_s
+        self._needs_s = needs_s
+        self._worked_s = 0.0
         self._lasts_s = lasts_s
         self._resumed_s = began_s
 
@@ -37,18 +38,18 @@ class Task:
 
     def ends_s(self, now: float) -> float:
         """Return the time at which it ends if it is gone on with now."""
-        return max(now + self._left_s, self.began_s + self._lasts_s)
+        return max(now + self._needs_s - self._worked_s, self.began_s + self._lasts_s)
 
     def pause(self, now: float) -> None:
         """Stop computing."""
-        self._left_s = max(self._left_s - (now - self._resumed_s), 0.0)
+        self._worked_s = min(self._worked_s + now - self._resumed_s, self._needs_s)
         self._resumed_s = now
 
     def part(self, now: float) -> float:
         """Return the part that is done by now, with the task just resumed or paused."""
         parts = [1.0]
         if self._needs_s > 0.0:
-            parts.append((self._needs_s - self._left_s + now - self._resumed_s) / self._needs_s)
+            parts.append((self._worked_s + now - self._resumed_s) / self._needs_s)
         if self._lasts_s > 0.0:
             parts.append((now - self.began_s) / self._lasts_s)
         return min(parts)
