@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mpi4py import MPI
 
 from goco_mpi.api import minimize
 from goco_mpi.config import parse_config
@@ -216,15 +217,20 @@ class LogCosh:
 
 
 @pytest.mark.mpi(min_size=1)
-def test_an_objective_of_ones_own_is_minimised_with_differences_for_its_hessian() -> None:
+@pytest.mark.parametrize("slow", [False, True])
+def test_an_objective_of_ones_own_is_minimised_with_differences_for_its_hessian(slow: bool) -> None:
+    size = MPI.COMM_WORLD.size
+    stragglers = {"kind": "persistent", "ranks": [size - 1], "factor": 10} if slow else {}
     shards = list(np.random.default_rng(1).standard_normal((8, 6, 3)))
     result = minimize(
         LogCosh(),
         np.zeros(3),
         shards=shards,
         topology="complete",
-        method={"kind": "table_newton", "late": "wait"},
-        rounds=20,
+        method={"kind": "table_newton", "late": "memory" if slow else "wait"},
+        deadline={"compute_s": INF, "gossip_s": INF},
+        stragglers=stragglers,
+        rounds=120 if slow else 20,
     )
     gradient, out = np.zeros(3), np.empty(3)
     for shard in shards:
