@@ -202,6 +202,11 @@ class RoundLoop:
         params: Array = self._state.params
         return params
 
+    @property
+    def method_counts(self) -> dict[str, int]:
+        """What the method counted of its own."""
+        return self._method.counts(self._state)
+
     def run(self) -> bool:
         """Go through the rounds from zero; ``params`` and ``round`` are where they end, a last message is ready.
 

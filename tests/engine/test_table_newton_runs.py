@@ -109,6 +109,8 @@ def test_a_scripted_run_that_leaves_slow_ranks_out_ends_in_the_simulators_parame
         if outcome is None:
             continue
         assert changed > 0 or session.size == 3 or rounds == 6
+        if link_p == 0.0 and session.size == 4:  # declared at the end of the third round, and done in the fourth
+            assert [row["left_out"] for row in outcome.ranks] == [0, rounds - 3, 0, 0]
         expected = simulate_experiment(config, session.size)
         scale = np.abs(expected.stacked_params).max()
         np.testing.assert_allclose(outcome.stacked_params, expected.stacked_params, rtol=0, atol=1e-12 * scale)
@@ -194,6 +196,8 @@ def test_a_run_with_deadlines_and_a_slow_rank_ends_in_its_replay(
     environment = session.environment()
     if outcome is None:
         return
+    if kind == "persistent":
+        assert outcome.ranks[1]["left_out"] > 0
     # The slow rank was left out; one that is slow by the clock is so as far as the others are fast.
     assert changed > 0 or kind == "slow"
     assert outcome.ranks[1]["setup_s"] > 0.0
