@@ -173,6 +173,11 @@ class RoundLoop:
         """Return what this rank has spent until now."""
         return Spent(self._exchange.counts().bytes_sent, self._work.n_shard_gradients)
 
+    @property
+    def method_counts(self) -> dict[str, int]:
+        """What the method counted of its own."""
+        return self._method.counts(self._state)
+
     def run(self) -> bool:
         """Go through the rounds from zero; ``params`` and ``round`` are where they end, a last message is ready.
 

@@ -190,6 +190,7 @@ def _counts(session: Session, loop: RoundLoop, exchange: Exchange, share: Share)
         "threads": THREADS,
         "rows": share.n_rows,
         **dataclasses.asdict(loop.counts),
+        **loop.method_counts,
         **dataclasses.asdict(exchange.counts()),
     }
 

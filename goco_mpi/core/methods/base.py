@@ -159,6 +159,10 @@ class Method(ABC, Generic[S]):
         """Return the weights for a gradient that begins now; None: those of the worker's share."""
         return None
 
+    def counts(self, state: S) -> dict[str, int]:
+        """Return what the method counted of its own, by column of the record."""
+        return {}
+
     @abstractmethod
     def send(self, state: S, gradient: Gradient | None, step_size: float, round_: int, out: Array) -> None:
         """Take the local step and write the message into ``out``, shape (message_size,).

@@ -107,6 +107,7 @@ class TableNewtonState(State):
     mean_gradient: Array | None = None
     last: Gradient | None = None
     weight: float = 0.0
+    n_left_out: int = 0
     longest_step: float = 0.0
     smallest_gradient: float = np.inf
 
@@ -157,6 +158,10 @@ class TableNewton(Method[TableNewtonState]):
             scaling=scaling,
         )
 
+    def counts(self, state: TableNewtonState) -> dict[str, int]:
+        """Return the steps in which the worker was left out, as far as it knew."""
+        return {"left_out": state.n_left_out}
+
     def encoding(self, state: TableNewtonState) -> Encoding | None:
         """Return the weights by the declaration that holds."""
         return state.encoding
@@ -196,6 +201,7 @@ class TableNewton(Method[TableNewtonState]):
                 state.mean_point = state.mean_gradient = None
             _step(state, *means, grown)
         if state.reweighting is not None:
+            state.n_left_out += state.table.out >> place.worker & 1
             _judge(state, state.reweighting)
 
 
