@@ -115,7 +115,7 @@ class Simulation:
             code=None if self.layout.code is None else self.layout.code.encoding,
             compression=compression(self.config),
             batch=batch(self.config),
-            quasi_global=self.config.method.momentum,
+            beta=self.config.method.momentum,
             observe=observe,
         )
 

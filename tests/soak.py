@@ -145,15 +145,21 @@ def _draw_tables(rng: np.random.Generator, n_ranks: int) -> Tables:
     rates = one_of(none=4, ema=2, counted=1, live=1)
     choice = {"mixing": mixing} if METHODS[kind].mixings else {}
     choice |= {"rates": rates} if rates != "none" else {}
+    if kind in ("goco", "dgd") and mixing == "stale":
+        choice |= {"compression": one_of(none=3, top_k=1, random_k=1, quantize=1)}
+        choice |= {"momentum": 0.8} if rng.random() < 0.2 else {}
+    if kind == "allreduce":
+        choice |= {"solver": one_of(descent=1, nesterov=1, cg=1, lbfgs=1)}
+    batch = {"batch_size": 8} if rng.random() < 0.2 else {}
     return {
         "seed": int(rng.integers(2**31)),
         **end,
         # Shards of alike samples and short steps: whatever is late or lost, the loss goes down, and the exit code is 0.
-        "data": {"source": "breast_cancer", "standardize": True, "shards": int(rng.integers(1, 25))},
+        "data": {"source": "breast_cancer", "standardize": True, "shards": int(rng.integers(1, 25)), **batch},
         "objective": {"kind": "logistic", "l2": 1e-3},
         "step": {"kind": "auto", "scale": between(0.01, 0.03 if late == "memory" else 0.3)},
         "topology": {
-            "kind": "complete" if kind == "table_newton" else str(rng.choice(kinds)),
+            "kind": one_of(complete=2, rook=1) if kind == "table_newton" else str(rng.choice(kinds)),
             "degree": int(rng.integers(1, n_ranks)),
             "p": float(rng.choice([0.3, 0.6, 1.0])),
         },

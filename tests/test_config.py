@@ -479,7 +479,7 @@ def test_a_gradient_norm_is_not_read_off_newton_steps():
 
 
 def test_momentum_is_refused_where_moves_are_no_steps():
-    method = {"momentum": 0.75}
+    method = {"momentum": 0.75, "rates": "stated"}
     for kind in ("goco", "dgd"):
         layout = lay_out(parse_config({"method": {**method, "kind": kind}}), 4)
         assert isinstance(layout.method, QuasiGlobalMomentum) and layout.method.beta == 0.75

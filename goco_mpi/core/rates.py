@@ -5,7 +5,8 @@
     beta = 1 (``counted``), or 1 - 1/100 (``ema``: an exponential moving average)
 
 Every worker says its q to all with each message (`goco_mpi.core.bulletin`). One that is silent cannot say
-that it finishes nothing any more; after `QUIET_ROUNDS` its q goes on as if it did not.
+that it finishes nothing any more; after `QUIET_ROUNDS` its q goes on as if it did not. ``live`` is 1 for all who
+have been heard of in `DEAD_ROUNDS`.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ KINDS = ("stated", "counted", "ema", "live")
 HORIZON = 100.0
 """Rounds that an exponential moving average looks back."""
 QUIET_ROUNDS = 20
-"""Rounds without news of a worker after which it counts as silent: news may be that long under way."""
+"""Rounds without news of a worker after which its rate fades: news may be that long under way."""
+DEAD_ROUNDS = 200
+"""The same after which it is not ``live`` any more: longer than a process is put aside on a busy machine."""
 LEAST_RATE = 0.01
 """What all holders of a shard together finish at least, for its weight: it is made up for up to a hundredfold."""
 
@@ -82,12 +85,12 @@ def present(kind: str, rates: Array, said: Array, round_: int) -> Array:
 
     Examples
     --------
-    >>> present("live", np.ones(2), np.array([50.0, 10.0]), 50).tolist()
+    >>> present("live", np.ones(2), np.array([250.0, 10.0]), 250).tolist()
     [1.0, 0.0]
     """
-    silent = np.maximum(round_ - said - QUIET_ROUNDS, 0.0)
     if kind == "live":
-        return np.where(silent > 0.0, 0.0, rates)
+        return np.where(round_ - said > DEAD_ROUNDS, 0.0, rates)
+    silent = np.maximum(round_ - said - QUIET_ROUNDS, 0.0)
     if kind == "ema":
         return np.asarray(rates * decay(kind) ** silent)
     return np.asarray(rates * (said + 2.0) / (said + 2.0 + silent))

@@ -55,7 +55,7 @@ def simulate(
     code: Array | None = None,
     compression: Compression | None = None,
     batch: Batch | None = None,
-    quasi_global: float = 0.0,
+    beta: float = 0.0,
     observe: Observe = lambda round_, stacked_params: True,
 ) -> Array:
     """Run ``n_rounds`` rounds from zero and return all workers' parameters.
@@ -94,7 +94,7 @@ def simulate(
         Of the messages; with the methods 'goco' and 'dgd' under the rule 'stale'.
     batch : Batch, optional
         Of the rows that gradients are taken of; in round t that of step t.
-    quasi_global : float
+    beta : float
         beta of the quasi-global momentum of 'goco' and 'dgd', in [0, 1).
     observe : callable (round, X) -> bool
         Called before every round and once after the last; a False ends the run. X must not be kept.
@@ -124,8 +124,8 @@ def simulate(
         step = SOLVERS[solver](x, shares, momentum)
     elif compression is not None:
         step = StackedCompressed(x, links, compression)
-    elif quasi_global:
-        step = StackedMomentum(x, links, quasi_global)
+    elif beta:
+        step = StackedMomentum(x, links, beta)
     else:
         step = (StackedRunningSums if rule == "running" else STEPS[method])(x, links, shares)
     step.all_weights = all_weights

@@ -303,7 +303,7 @@ def test_rounding_does_not_grow_where_the_loss_is_quadratic():
 @pytest.mark.parametrize(("row", "point"), [(2, 2), (3, NONE), (4, 3)])
 def test_events_with_a_gradient_too_many_or_too_few_are_refused(row, point):
     problem = Problem(n_workers=2, n=60, n_params=12, cond=30.0)
-    places = [Place(i, 2, (), share, share.weight, HELD) for i, share in enumerate(problem.shares)]
+    places = [Place(i, 2, (), share, share.weight, HELD, 0) for i, share in enumerate(problem.shares)]
     table = np.array([[0, 0], [1, 1], [2, NONE], [3, 3], [4, NONE], [5, NONE]], dtype=np.int32)
     events = [Events(table, 0)] * 2
     assert np.abs(replay_allreduce(PRECONDITIONED["cg"], places, lambda t: 0.1, events, np.zeros(12))).max() > 0.1
@@ -315,13 +315,13 @@ def test_events_with_a_gradient_too_many_or_too_few_are_refused(row, point):
 @pytest.mark.parametrize("solver", EVERY)
 def test_disturbed_sums_move_a_replay_a_little_and_more_where_rounding_grows(solver):
     problem = Problem(n_workers=3, n=60, n_params=12, cond=1e4)
-    places = [Place(i, 3, (), share, share.weight, HELD) for i, share in enumerate(problem.shares)]
+    places = [Place(i, 3, (), share, share.weight, HELD, 0) for i, share in enumerate(problem.shares)]
     table = np.array([[t, t] for t in range(9)] + [[9, NONE]], dtype=np.int32)
     if solver == QUADRATIC_ALONE:
         table[[2, 4, 6, 8], 1] = NONE
     method, step_size = EVERY[solver], 1.0 / problem.largest
     one, other = (
-        replay_allreduce(method, places, lambda t: step_size, [Events(table, 0)] * 3, np.zeros(12), disturbed)
+        replay_allreduce(method, places, lambda t: step_size, [Events(table, 0)] * 3, np.zeros(12), disturbed=disturbed)
         for disturbed in (False, True)
     )
     difference = np.abs(one - other).max() / np.abs(one).max()
@@ -386,7 +386,7 @@ def test_directions_beyond_the_memory_take_the_place_of_the_oldest():
 def test_a_step_uphill_takes_all_momentum_away_where_none_is_given():
     share = Problem(n_workers=1, n=2, n_params=1).shares[0]
     method = SOLVERS["nesterov"]
-    state = method.start(np.array([1.0]), Place(0, 1, (), share, 1.0, HELD))
+    state = method.start(np.array([1.0]), Place(0, 1, (), share, 1.0, HELD, 0))
     points = []
     for _ in range(60):
         method.advance(state, 0.02 * state.params, 1.0)  # F = 0.01 x^2
@@ -399,7 +399,9 @@ def test_a_step_uphill_takes_all_momentum_away_where_none_is_given():
 def test_a_trial_that_went_uphill_is_shortened_and_not_taken():
     # F(x) = x^2 / 2 from x = 1, with a first step eight times too long.
     method = SOLVERS["lbfgs"]
-    state = method.start(np.array([1.0]), Place(0, 1, (), Problem(n_workers=1, n=2, n_params=1).shares[0], 1.0, HELD))
+    state = method.start(
+        np.array([1.0]), Place(0, 1, (), Problem(n_workers=1, n=2, n_params=1).shares[0], 1.0, HELD, 0)
+    )
     method.advance(state, state.params.copy(), 8.0)
     np.testing.assert_allclose(state.params, [-7.0])
     method.advance(state, state.params.copy(), 8.0)

@@ -129,9 +129,11 @@ def test_eight_bits_lead_to_the_neighbourhood_of_whole_messages(n_workers):
 
 def test_lost_messages_cost_eight_bits_a_factor_and_not_the_result():
     late = {"kind": "bernoulli", "p": 0.3, "link_p": 0.3}
-    for seed in range(2):
-        whole = gap(experiment(8, seed, stragglers=late), 8)
-        assert gap(experiment(8, seed, stragglers=late, method={"compression": "quantize"}), 8) < 5 * whole < 2e-2
+    # One run against one is 2 to 8 times further off: means over seeds.
+    whole = np.mean([gap(experiment(8, seed, stragglers=late), 8) for seed in range(6)])
+    eight = {"compression": "quantize"}
+    short = np.mean([gap(experiment(8, seed, stragglers=late, method=eight), 8) for seed in range(6)])
+    assert short < 5 * whole < 2e-2
 
 
 @pytest.mark.parametrize(("kind", "factor"), [("top_k", 1.5), ("random_k", 2.5)])
@@ -166,7 +168,7 @@ def test_the_end_is_that_of_whole_messages_with_the_smaller_mixing_step(method, 
     config = experiment(8, seed, rounds=4000, method=method, step={"scale": 0.9})
     simulation = Simulation(config, 8)
     x = simulation.run(lambda round_, stacked_params: True)
-    layout, shares = simulation.layout, simulation._shares
+    layout, shares = simulation.layout, simulation.shares
     method = layout.method
     gamma = method._compression.step(60, method._norm)
     lazy = (1.0 - gamma) * np.eye(8) + gamma * layout.mixing_matrix.toarray()
@@ -190,7 +192,7 @@ def test_compression_that_forgets_what_it_left_out_never_settles(kind):
     config = experiment(8, method=method, step={"scale": 0.9}, rounds=1500)
     simulation, seen = Simulation(config, 8), []
     simulation.run(lambda round_, stacked_params: seen.append(stacked_params.copy()) is None)
-    matrix, shares, eta = simulation.layout.mixing_matrix.toarray(), simulation._shares, simulation.step_size(0)
+    matrix, shares, eta = simulation.layout.mixing_matrix.toarray(), simulation.shares, simulation.step_size(0)
     rng, x, forgetful = np.random.default_rng(0), np.zeros((8, 60)), []
     for _ in range(1500):
         v = np.array([x[i] - eta * shares[i].gradient(x[i]) for i in range(8)])
@@ -214,7 +216,7 @@ def test_a_run_that_diverges_says_so_and_nothing_else(method):
     matrix = mixing.metropolis(topology.ring(3))
     for size in (1e60, 1e200, np.inf):
         gossip = CompressedGossip(Compression(method["compression"]), mixing.laplacian_norm(matrix))
-        states = [gossip.start(np.zeros(30), Place(i, 3, (j, k), None, 1.0, None)) for i, j, k in RING_OF_3]
+        states = [gossip.start(np.zeros(30), Place(i, 3, (j, k), None, 1.0, None, 0)) for i, j, k in RING_OF_3]
         for round_ in range(3):
             sent = np.empty((3, gossip.message_size(30)))
             for i, state in enumerate(states):
@@ -239,7 +241,7 @@ def test_messages_of_any_age_lead_to_consensus_in_an_asynchronous_network(name, 
     x = rng.standard_normal((6, n))
     held = np.ones((6, 1), dtype=bool)
     # Everybody is known to be at x_i: then only what comes of the messages' ages is seen.
-    states = [method.start(x[i], Place(i, 6, graph.neighbors(i), None, 1.0, held)) for i in range(6)]
+    states = [method.start(x[i], Place(i, 6, graph.neighbors(i), None, 1.0, held, 0)) for i in range(6)]
     for i, state in enumerate(states):
         state.copies = [state.codec.copy(x[j]) for j in graph.neighbors(i)]
     mixings = [Mixing(mixing.neighbor_weights(matrix, graph, i), 20) for i in range(6)]

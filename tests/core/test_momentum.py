@@ -22,7 +22,7 @@ def test_its_pure_functions_take_the_rounds_of_the_simulator(beta, rule, link_p,
     net = Network(rates=np.full(6, 0.5))
     stragglers = StragglerModel("bernoulli", 6, seed=3, p=0.5, link_p=link_p, paired_links=rule == "symmetric")
     options = {"mixing_matrix": MATRIX, "rule": rule, "max_age": 3, "late": late}
-    expected = simulate(net.shares, decreasing, stragglers, 40, quasi_global=beta, **options)
+    expected = simulate(net.shares, decreasing, stragglers, 40, beta=beta, **options)
     x = take_rounds(net, QuasiGlobalMomentum(beta), GRAPH, MATRIX, stragglers, 40, rule, 3, late)
     np.testing.assert_allclose(x, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
     assert np.abs(simulate(net.shares, decreasing, stragglers, 40, **options) - expected).max() > 1e-5
@@ -33,8 +33,7 @@ def test_its_pure_functions_take_the_rounds_of_the_simulator(beta, rule, link_p,
 def test_it_ends_where_goco_ends_and_a_workers_own_momentum_elsewhere(beta, seed):
     net, eta = Network(seed=seed), 0.1
     with_momentum, without = (
-        simulate(net.shares, lambda t: eta, NOBODY_LATE, 4000, mixing_matrix=MATRIX, quasi_global=b)
-        for b in (beta, 0.0)
+        simulate(net.shares, lambda t: eta, NOBODY_LATE, 4000, mixing_matrix=MATRIX, beta=b) for b in (beta, 0.0)
     )
     np.testing.assert_allclose(with_momentum, without, rtol=0, atol=1e-10)
     x, m = np.zeros((6, 4)), np.zeros((6, 4))
@@ -65,9 +64,7 @@ def test_where_rounds_are_many_for_bad_scaling_it_is_several_times_faster(seed):
         share.coded.features[:] *= [1.0, 0.3, 0.3, 0.3]
     end = fixed_point(net, 0.01)
     with_momentum, without = (
-        np.linalg.norm(
-            simulate(net.shares, lambda t: 0.01, NOBODY_LATE, 1000, mixing_matrix=MATRIX, quasi_global=b) - end
-        )
+        np.linalg.norm(simulate(net.shares, lambda t: 0.01, NOBODY_LATE, 1000, mixing_matrix=MATRIX, beta=b) - end)
         for b in (0.9, 0.0)
     )
     assert without > 0.1 * np.linalg.norm(end)

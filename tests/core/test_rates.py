@@ -123,15 +123,15 @@ def test_the_weights_of_a_silent_worker_go_to_those_who_are_heard_of():
     heard = np.full(method.message_size(1), -1.0)
     heard[-3:] = 1.0
     weights = []
-    for t in range(2 * rates.QUIET_ROUNDS):
+    for t in range(2 * rates.DEAD_ROUNDS):
         method.send(state, Gradient(np.ones(1), np.zeros(1)), 0.1, t, own)
         heard[:1] = 0.0
         heard[2] = t  # worker 1 goes on; worker 2 never says anything
         method.receive(state, own, [Received(heard, 0)], Mixing(np.array([0.3]), 0), 0.1)
         weights.append(method.encoding(state).weights[0])
     # Worker 2 counts as last heard of in round -1.
-    assert weights[: rates.QUIET_ROUNDS] == [pytest.approx(1.0 / 3.0)] * rates.QUIET_ROUNDS
-    assert weights[rates.QUIET_ROUNDS :] == [0.5] * rates.QUIET_ROUNDS
+    assert weights[: rates.DEAD_ROUNDS] == [pytest.approx(1.0 / 3.0)] * rates.DEAD_ROUNDS
+    assert weights[rates.DEAD_ROUNDS :] == [0.5] * rates.DEAD_ROUNDS
 
 
 def test_the_same_weights_are_the_same_object_so_that_no_rows_are_weighed_again():

@@ -31,6 +31,19 @@ def test_all_mass_is_conserved_however_much_is_lost_and_ends_as_the_mean_everywh
     np.testing.assert_allclose(step.x, np.tile(x.mean(axis=0), (8, 1)), rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("name", GRAPHS)
+def test_a_worker_that_takes_and_gives_nothing_back_does_not_leave_the_others_with_rounding(name):
+    # As one that is frozen: what neighbours send it is gone until it goes on.
+    x = np.random.default_rng(5).standard_normal((8, 3))
+    silent = StragglerModel("none", 8, seed=6, link_p=(1.0 - 1e-9, *[0.0] * 7))
+    step = StackedRunningSums(x, Links(mixing.metropolis(GRAPHS[name]), silent, "running", 0), [])
+    for t in range(3000):
+        step.advance(np.zeros_like(x), ALL, 0.1, t)
+        # Parameters are weighted means of the first ones, up to what 1e-16 of a sum is to a weight of 1e-7.
+        assert (step.x >= x.min(axis=0) - 1e-7).all() and (step.x <= x.max(axis=0) + 1e-7).all()
+    assert step.mass[:, -1].min() < 1e-6
+
+
 def test_the_mass_changes_by_the_gradients_alone():
     rng = np.random.default_rng(3)
     x = rng.standard_normal((8, 3))

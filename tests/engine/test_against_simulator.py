@@ -187,9 +187,10 @@ def test_weights_that_follow_what_the_ranks_tell_of_their_rates(
     with Session() as session:
         size = session.size
     section = {"late": late, "rates": rates, "weights": weights, "mixing": mixing, "max_age": 2}
-    # Links so bad that news may be missing for longer than rates.QUIET_ROUNDS.
-    stragglers = {**PERSISTENT, "link_p": 0.8}
-    raw = experiment(size, topology={"kind": "ring"}, method=section, stragglers=stragglers, rounds=60)
+    # Links so bad that news may be missing for longer than rates.QUIET_ROUNDS, or rates.DEAD_ROUNDS.
+    stragglers = {**PERSISTENT, "link_p": [0.998 if rates == "live" else 0.8, *[0.8] * (size - 1)]}
+    n_rounds = 300 if rates == "live" else 60
+    raw = experiment(size, topology={"kind": "ring"}, method=section, stragglers=stragglers, rounds=n_rounds)
     assert_equals_simulation(raw)
 
 

@@ -5,6 +5,9 @@
     (z_i, omega_i) <- s_i (z_i, omega_i) + sum_j (sigma_j - rho_ij) ;  rho_ij = sigma_j
     x_i = z_i / omega_i
 
+A worker with less weight than a millionth does not split it until some comes in: what neighbours who are frozen take
+away would leave nothing but rounding.
+
 sum_i z_i + (what is under way) changes by the gradients alone. The sums grow without bound, so
 that double precision is needed: each round loses one part in 1e16 of what has ever been sent.
 
@@ -23,6 +26,8 @@ import numpy as np
 
 from goco_mpi.core.gossip import Mixing, Received
 from goco_mpi.core.methods.base import Array, Gradient, Method, Place, State
+
+LEAST_WEIGHT = 1e-6
 
 
 @dataclass
@@ -56,8 +61,9 @@ class RunningSums(Method[RunningSumsState]):
         """Take the step on the numerator, and send the running sum."""
         if gradient is not None:
             state.mass[:-1] -= step_size * state.mass[-1] * gradient.vector
-        state.mass *= 1.0 / (1.0 + len(state.rho))
-        state.sigma += state.mass
+        if state.mass[-1] >= LEAST_WEIGHT:
+            state.mass *= 1.0 / (1.0 + len(state.rho))
+            state.sigma += state.mass
         np.copyto(out, state.sigma)
 
     def receive(

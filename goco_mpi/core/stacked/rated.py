@@ -41,7 +41,7 @@ class StackedRated(Step):
         silent = np.maximum(t - 1 - self.told[worker] - 20, 0)
         q = self.q[worker].copy()
         if self.kind == "live":
-            q[silent > 0] = 0.0
+            q[t - 1 - self.told[worker] > 200] = 0.0
         elif self.kind == "ema":
             q *= 0.99**silent
         else:

@@ -25,8 +25,9 @@ class StackedRunningSums(Step):
         """Go on by one round."""
         mass = self.mass.copy()
         mass[:, :-1] -= eta * mass[:, -1:] * g
-        part = self.share * mass
-        self.sigma = self.sigma + part
+        splits = mass[:, -1:] >= 1e-6
+        part = np.where(splits, self.share, 1.0) * mass
+        self.sigma = self.sigma + splits * part
         self.links.deliver(self.sigma, t)
         heard, newest = self.links.newest()
         sigma = np.where(heard[:, None], newest, 0.0)
