@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from goco_mpi.core import encoding, metrics
 from goco_mpi.core.gossip import HEADER, TRAILER
-from goco_mpi.core.simulate import Observe, simulate
+from goco_mpi.core.simulate import Observe, Worked, simulate
 from goco_mpi.core.stacked.gradients import StackedGradients
 from goco_mpi.experiment import batch, compression, lay_out, load_problem, step_schedule, synchronous_curvature
 from goco_mpi.record import Outcome
@@ -82,20 +82,7 @@ class Simulation:
         topology = self.layout.topology
         return sum(len(topology.neighbors(worker)) for worker in range(n_workers)) * (size + HEADER) * 8
 
-    def shard_gradients(self, round_: int) -> int:
-        """Return the gradients of single shards that all workers finish in a round."""
-        stragglers, late = self.layout.stragglers.scripted(), self.config.method.late
-        load = self.layout.placement.load
-        if late == "wait":
-            return int(load.sum())
-        finished = stragglers.finishing(round_)
-        total = int(load[finished].sum())
-        if late == "partial":
-            unfinished = np.flatnonzero(~finished).tolist()
-            total += sum(stragglers.shards_finished(worker, round_, int(load[worker])) for worker in unfinished)
-        return total
-
-    def run(self, observe: Observe) -> Array:
+    def run(self, observe: Observe, worked: Worked = lambda done: None) -> Array:
         """Simulate the rounds; see `goco_mpi.core.simulate.simulate`."""
         return simulate(
             self.shares,
@@ -117,6 +104,7 @@ class Simulation:
             batch=batch(self.config),
             beta=self.config.method.momentum,
             observe=observe,
+            worked=worked,
         )
 
 
@@ -135,10 +123,13 @@ def simulate_experiment(
     simulation = Simulation(config, n_workers)
     problem, pooled = simulation.problem, simulation.problem.pooled_rows()
     history: list[dict[str, Any]] = []
-    shard_gradients = 0
+    load, shard_gradients = simulation.layout.placement.load, 0
+
+    def worked(done: Array) -> None:
+        nonlocal shard_gradients
+        shard_gradients += round(float(done @ load))
 
     def observe(round_: int, stacked_params: Array) -> bool:
-        nonlocal shard_gradients
         progress(round_)
         if round_ % config.record.every == 0 or round_ == config.rounds:
             mean = stacked_params.mean(axis=0)
@@ -154,10 +145,9 @@ def simulate_experiment(
                     "shard_gradients": shard_gradients / n_workers,
                 }
             )
-        shard_gradients += simulation.shard_gradients(round_)
         return True
 
-    stacked_params = simulation.run(observe)
+    stacked_params = simulation.run(observe, worked)
     return Outcome(
         history=history,
         ranks=[{"rank": worker, "rounds": config.rounds} for worker in range(n_workers)],

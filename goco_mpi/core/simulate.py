@@ -34,6 +34,7 @@ from goco_mpi.errors import divergence
 Array = NDArray[np.float64]
 Finished = NDArray[np.bool_]
 Observe = Callable[[int, Array], bool]
+Worked = Callable[[Array], object]
 
 
 def simulate(
@@ -57,6 +58,7 @@ def simulate(
     batch: Batch | None = None,
     beta: float = 0.0,
     observe: Observe = lambda round_, stacked_params: True,
+    worked: Worked = lambda done: None,
 ) -> Array:
     """Run ``n_rounds`` rounds from zero and return all workers' parameters.
 
@@ -98,6 +100,8 @@ def simulate(
         beta of the quasi-global momentum of 'goco' and 'dgd', in [0, 1).
     observe : callable (round, X) -> bool
         Called before every round and once after the last; a False ends the run. X must not be kept.
+    worked : callable (done) -> object
+        Called in every round with the share of its gradient that each worker finished, shape (n_workers,).
 
     Returns
     -------
@@ -156,6 +160,7 @@ def simulate(
         if late != "memory":
             g[~finished] = 0.0
         eta = step_size(t)
+        worked(done)
         step.work(done, t)
         step.advance(g, finished, eta, t)
         # Far below overflow, so that nothing computed from it warns or becomes NaN unseen.
