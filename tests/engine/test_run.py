@@ -92,9 +92,9 @@ def check(outcome: Outcome, raw: dict[str, Any], size: int) -> None:
         assert sum(row["messages_sent"] for row in outcome.ranks) == sum(
             row["messages_received"] for row in outcome.ranks
         )
-    n_params = outcome.stacked_params.shape[1]
+    message = lay_out(config, size).method.message_size(outcome.stacked_params.shape[1])
     for row, degree in zip(outcome.ranks, degrees, strict=True):
-        assert row["bytes_sent"] == row["messages_sent"] * 8 * (n_params + (2 if allreduce else HEADER))
+        assert row["bytes_sent"] == row["messages_sent"] * 8 * (message + (2 if allreduce else HEADER))
         # Every round and the goodbye offered one vector to each neighbour: sent, or replaced by a newer.
         if not allreduce:
             assert row["messages_sent"] + row["superseded"] == (row["rounds"] + 1) * degree
