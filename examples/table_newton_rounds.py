@@ -1,6 +1,6 @@
 """Rounds that table_newton needs on simulated workers: the figures of docs/methods/table_newton.md.
 
-Run it with python examples/table_newton_rounds.py [--seeds 3] [--workers 8] [--copies 1 2] [--graph rook]
+Run it with python examples/table_newton_rounds.py [--seeds 5] [--workers 8] [--copies 1 2] [--graph rook]
 
 Least squares, as many shards as workers, 500 rows a shard, 100 columns of geometrically falling scale, and for every
 shard a solution of its own. A round is one gradient's work; messages are free; a gradient that lasts ten rounds
@@ -97,7 +97,7 @@ def rounds(case: str, n_workers: int, copies: int, condition: float, seed: int, 
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--workers", type=int, default=8)
     parser.add_argument("--copies", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--graph", choices=("complete", "rook"), default="complete")

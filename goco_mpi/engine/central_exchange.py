@@ -9,7 +9,6 @@ import math
 import statistics
 import time
 from collections.abc import Callable
-from typing import cast
 
 import numpy as np
 from mpi4py import MPI
@@ -20,7 +19,7 @@ from goco_mpi.core.gossip import Received
 from goco_mpi.core.methods.central import MASTER, has_gradient, write_message
 from goco_mpi.core.pace.deadline import Deadline
 from goco_mpi.core.pace.slots import STOPPED, Message
-from goco_mpi.engine.gossip_exchange import TAG, Edge, GossipExchange
+from goco_mpi.engine.gossip_exchange import Edge, GossipExchange
 
 Array = NDArray[np.float64]
 
@@ -70,10 +69,8 @@ class CentralExchange(GossipExchange):
         self._suffices = False
         self._asks_to_stop = 0
 
-    def _prepare_send(self, message: Message, neighbor: int) -> MPI.Prequest:
-        # Done only when received: MPI would keep a frozen worker's short messages until it has no room left for
-        # anybody's (MPICH: 64 of a sender on its node), and the master would be silent to all.
-        return cast("MPI.Prequest", self._graph.Ssend_init(message.buffer, neighbor, TAG))
+    def _prepare_send(self, message: Message, suspect: bool, neighbor: int) -> MPI.Prequest:
+        return super()._prepare_send(message, True, neighbor)  # nobody is suspected here: anybody may be frozen
 
     def begin(self, round_: int, step: int, params: Array) -> None:
         """Send the parameters, as the master; all have the first ones."""

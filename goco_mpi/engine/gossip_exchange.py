@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import numpy as np
 from mpi4py import MPI
@@ -100,7 +101,8 @@ class GossipExchange(Exchange):
         """Set up one edge on persistent requests, one a buffer: cheaper to start than new ones."""
         buffers = np.zeros((2, HEADER + self._n_bulletin + n_params))
         receives = [self._graph.Recv_init(buffer, neighbor, TAG) for buffer in buffers]
-        sends: dict[Message, MPI.Prequest] = {}
+        sends: dict[tuple[Message, bool], MPI.Prequest] = {}
+        suspicion = Suspicion()
         self._persistent += receives
 
         def receive(index: int) -> MPI.Request:
@@ -108,17 +110,22 @@ class GossipExchange(Exchange):
             return receives[index]
 
         def send(message: Message) -> MPI.Request:
-            if message not in sends:
-                sends[message] = self._prepare_send(message, neighbor)
-                self._persistent.append(sends[message])
-            sends[message].Start()
-            return sends[message]
+            key = message, suspicion.suspect
+            if key not in sends:
+                sends[key] = self._prepare_send(*key, neighbor)
+                self._persistent.append(sends[key])
+            sends[key].Start()
+            return sends[key]
 
         slot = ReceiveSlot(buffers, receive, self._n_bulletin)
         arrives = None if self._arrives is None else partial(self._arrives, neighbor)
-        return Edge(neighbor, SendSlot(send), slot, Suspicion(), arrives)
+        return Edge(neighbor, SendSlot(send), slot, suspicion, arrives)
 
-    def _prepare_send(self, message: Message, neighbor: int) -> MPI.Prequest:
+    def _prepare_send(self, message: Message, suspect: bool, neighbor: int) -> MPI.Prequest:
+        if suspect:
+            # Done only when received: MPI would keep a frozen rank's short messages until it has no room left for
+            # anybody's (MPICH: 64 of a sender on its node), and this rank would be silent to all.
+            return cast("MPI.Prequest", self._graph.Ssend_init(message.buffer, neighbor, TAG))
         return self._graph.Send_init(message.buffer, neighbor, TAG)
 
     def blank(self) -> Array:

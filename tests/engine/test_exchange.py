@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import shutil
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -289,3 +292,32 @@ def test_allreduce_gives_the_mean_at_any_pace(session: Session) -> None:
     assert (counts.messages_sent, counts.messages_received) == (20, 20)
     assert counts.bytes_sent == 20 * (4 + 2) * 8
     assert not exchange.failed
+
+
+@pytest.mark.mpi(min_size=3)
+def test_a_rank_that_takes_nothing_in_does_not_silence_the_others(session: Session) -> None:
+    # MPI has room for so many short messages of a rank, whomever they are for: those to a frozen rank must not fill it.
+    near = [rank for rank in range(session.size) if rank != session.rank]
+    exchange = gossip(session, near, 1e-3, n_params=100)
+    directory = Path(session.comm.bcast(tempfile.mkdtemp() if session.rank == 0 else None))
+    guard = time.monotonic() + LIMIT_S
+    round_ = 0
+    session.barrier()
+    if session.rank == 0:
+        while len(list(directory.iterdir())) < session.size - 1 and time.monotonic() < guard:
+            time.sleep(0.01)
+    else:
+        edges = [edge for edge in exchange._edges if edge.neighbor > 0]
+        # Far more messages than any MPI keeps, and then some more until all the others' have come.
+        while round_ <= 20000 or any(edge.receive.heard_round < 20000 for edge in edges):
+            assert time.monotonic() < guard, [edge.receive.heard_round for edge in edges]
+            exchange.blank()[:] = round_
+            exchange.offer(round_, round_)
+            exchange.wait(round_)
+            round_ += 1
+        (directory / str(session.rank)).touch()
+        while len(list(directory.iterdir())) < session.size - 1 and time.monotonic() < guard:
+            exchange.drain()  # the others may still have to hear of this one
+    say_goodbye(exchange, round_, np.zeros(100))
+    if session.rank == 0:
+        shutil.rmtree(directory)
