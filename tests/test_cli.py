@@ -452,8 +452,9 @@ def until(condition: Any, seconds: float) -> bool:
 
 # The command itself, but every rank leaves its process id, and rank 0 reports its rounds often.
 TELLING = """\
-import os, pathlib, sys
+import os, pathlib, signal, sys
 from goco_mpi import cli, progress
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored, where the tests are a shell's background job
 progress.LOG_EVERY_S = 0.05
 pathlib.Path("pids", str(os.getpid())).touch()
 sys.exit(cli.main())

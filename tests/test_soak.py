@@ -167,19 +167,19 @@ def test_only_ranks_are_frozen_and_always_thawed(monkeypatch: pytest.MonkeyPatch
     marked = {**os.environ, soak.MARKER: "test"}
     others = [subprocess.Popen(["sleep", "600"], env=env) for env in (marked, {**os.environ, "PMI_RANK": "1"})]
     rank = subprocess.Popen(["sleep", "600"], env={**marked, "PMI_RANK": "0"})
-    seen: list[list[str]] = []
+    frozen: list[list[bool]] = []
 
     def look(seconds: float) -> None:
         assert 0.0 <= seconds <= soak.FREEZE_S
         end = time.monotonic() + HANG_S
         while state(rank.pid) != "T" and time.monotonic() < end:
             pass
-        seen.append([state(process.pid) for process in (rank, *others)])
+        frozen.append([state(process.pid) == "T" for process in (rank, *others)])
 
     try:
         monkeypatch.setattr(soak.time, "sleep", look)
         soak._freeze_one("test", soak.np.random.default_rng(0))
-        assert seen == [["T", "S", "S"]]
+        assert frozen == [[True, False, False]]
         end = time.monotonic() + HANG_S
         while state(rank.pid) == "T":
             assert time.monotonic() < end
