@@ -5,11 +5,21 @@ The key names are a contract with users. Reading and checking them is `goco_mpi.
 
 from __future__ import annotations
 
+from typing import Any, TypeVar
+
 import msgspec
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One table of the experiment file."""
+
+
+_S = TypeVar("_S", bound=Section)
+
+
+def replace(section: _S, **changes: Any) -> _S:
+    """Return a copy of a config section with some fields changed."""
+    return msgspec.structs.replace(section, **changes)
 
 
 class DataConfig(Section, frozen=True):

@@ -41,8 +41,8 @@ def refusal(raw):
 def test_an_empty_experiment_is_all_defaults():
     # But for what follows from the method: the record says what will be done.
     defaults = RunConfig()
-    assert parse_config({}) == cfg.replace(
-        defaults, method=cfg.replace(defaults.method, mixing="stale", rates="ema", late="discard")
+    assert parse_config({}) == schema.replace(
+        defaults, method=schema.replace(defaults.method, mixing="stale", rates="ema", late="discard")
     )
 
 
@@ -543,7 +543,7 @@ def test_recorded_tables_parse_to_the_same_config(raw):
 
 def test_replace_leaves_the_original_alone():
     section = schema.StepConfig()
-    changed = cfg.replace(section, size=2.0)
+    changed = schema.replace(section, size=2.0)
     assert (changed.size, section.size) == (2.0, None)
     with pytest.raises(AttributeError):
         section.size = 1.0

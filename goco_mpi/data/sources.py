@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import scipy.sparse as sp
 
-from goco_mpi.config import BUNDLED
 from goco_mpi.core.rng import Purpose, stream
 from goco_mpi.data.dataset import Dataset, check_usable
 from goco_mpi.errors import InputError
 from goco_mpi.schema import DataConfig
+from goco_mpi.values import BUNDLED
 
 SUFFIXES = {".svm": "svmlight", ".libsvm": "svmlight", ".svmlight": "svmlight", ".npz": "npz", ".npy": "npy"}
 

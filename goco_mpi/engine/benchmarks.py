@@ -23,7 +23,7 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-from goco_mpi.config import parse_config, replace
+from goco_mpi.config import parse_config
 from goco_mpi.core import topology
 from goco_mpi.core.events import NONE, Events
 from goco_mpi.core.pace.deadline import Deadline
@@ -34,7 +34,7 @@ from goco_mpi.engine.train import train
 from goco_mpi.errors import InputError, RunError
 from goco_mpi.experiment import lay_out
 from goco_mpi.record import Outcome
-from goco_mpi.schema import RunConfig
+from goco_mpi.schema import RunConfig, replace
 
 MESSAGE_BYTES_A_REPEAT = 64 << 20
 """How much a rank sends in one repeat, within 20 to 400 rounds: a repeat lasts a fraction of a second."""

@@ -3,9 +3,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from goco_mpi.config import PARTITIONS
 from goco_mpi.data.partition import partition
 from goco_mpi.errors import InputError
+from goco_mpi.values import PARTITIONS
 
 
 @st.composite

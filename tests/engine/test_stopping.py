@@ -9,7 +9,7 @@ import networkx as nx
 import numpy as np
 import pytest
 
-from goco_mpi.config import parse_config, replace
+from goco_mpi.config import parse_config
 from goco_mpi.core import topology
 from goco_mpi.core.gossip import Received
 from goco_mpi.core.pace.counts import ExchangeCounts
@@ -22,7 +22,7 @@ from goco_mpi.engine.train import train
 from goco_mpi.errors import InputError
 from goco_mpi.experiment import lay_out, load_problem
 from goco_mpi.record import Outcome
-from goco_mpi.schema import StopConfig
+from goco_mpi.schema import StopConfig, replace
 
 INF = math.inf
 GUARD_S = 60.0

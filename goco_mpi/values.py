@@ -1,0 +1,168 @@
+"""What the value of a key may be, each key by itself."""
+
+from __future__ import annotations
+
+import math
+
+from goco_mpi.core import (
+    compression,
+    costs,
+    encoding,
+    gossip,
+    mixing,
+    objectives,
+    placement,
+    rates,
+    stragglers,
+    topology,
+)
+from goco_mpi.core.methods import METHODS, SOLVERS
+from goco_mpi.errors import InputError, check_one_of, check_range
+from goco_mpi.schema import (
+    CostConfig,
+    DeadlineConfig,
+    MethodConfig,
+    RunConfig,
+    StopConfig,
+)
+
+BUNDLED = ("digits", "breast_cancer", "diabetes")
+PARTITIONS = ("iid", "by_label", "in_order")
+FORMATS = ("auto", "svmlight", "npz", "npy")
+STEPS = ("constant", "decreasing", "auto")
+PRECONDITIONERS = ("none", "local")
+LATE_POLICIES = ("discard", "partial", "memory", "wait")
+
+
+def check_values(config: RunConfig) -> None:
+    """Check everything that does not depend on the number of workers or the data."""
+    data, step = config.data, config.step
+    check_range("seed", config.seed, 0, 2**63 - 1)
+    check_range("rounds", config.rounds, 1, 2**31 - 1)
+    check_one_of("data.partition", data.partition, PARTITIONS)
+    check_one_of("data.format", data.format, FORMATS)
+    check_range("data.shards", data.shards, 1, 2**31)
+    if data.batch_size is not None:
+        check_range("data.batch_size", data.batch_size, 1, 2**31)
+    check_range("data.n_samples", data.n_samples, 1, 2**40)
+    check_range("data.n_features", data.n_features, 1, 2**31)
+    _check_not_negative("data.noise", data.noise)
+    _check_not_negative("data.heterogeneity", data.heterogeneity)
+    if not 0.0 <= data.test_fraction < 1.0:
+        raise InputError(f"data.test_fraction must be at least 0 and below 1. Got {data.test_fraction:g}.")
+    if data.heterogeneity > 0.0 and data.partition == "iid":
+        raise InputError(
+            "data.heterogeneity > 0 makes every shard's solution its own, and data.partition = 'iid' mixes "
+            "the shards again. Use data.partition = 'in_order'."
+        )
+    check_one_of("objective.kind", config.objective.kind, objectives.KINDS)
+    _check_not_negative("objective.l2", config.objective.l2)
+    check_one_of("topology.kind", config.topology.kind, topology.KINDS)
+    check_one_of("topology.mixing_matrix", config.topology.mixing_matrix, mixing.KINDS)
+    check_one_of("placement.kind", config.placement.kind, placement.KINDS)
+    check_one_of("method.kind", config.method.kind, METHODS)
+    check_one_of("method.late", config.method.late, ("auto", *LATE_POLICIES))
+    check_one_of("method.weights", config.method.weights, encoding.KINDS)
+    if config.method.rates is not None:
+        check_one_of("method.rates", config.method.rates, rates.KINDS)
+    if config.method.mixing is not None:
+        check_one_of("method.mixing", config.method.mixing, gossip.RULES)
+    if config.method.solver is not None:
+        check_one_of("method.solver", config.method.solver, SOLVERS)
+    if config.method.preconditioner is not None:
+        check_one_of("method.preconditioner", config.method.preconditioner, PRECONDITIONERS)
+    check_range("method.max_age", config.method.max_age, 0, 2**31)
+    if not 0.0 <= config.method.momentum < 1.0:
+        raise InputError(f"method.momentum must be at least 0 and below 1. Got {config.method.momentum:g}.")
+    _check_compression(config.method)
+    check_one_of("step.kind", step.kind, STEPS)
+    _check_positive("step.scale", step.scale)
+    if step.size is not None:
+        _check_positive("step.size", step.size)
+    elif step.kind != "auto":
+        raise InputError(f"step.size must be given with step.kind = '{step.kind}'. Or use step.kind = 'auto'.")
+    if step.tau is not None:
+        _check_positive("step.tau", step.tau)
+    elif step.kind == "decreasing":
+        raise InputError("step.tau must be given with step.kind = 'decreasing': the rounds to half the step.")
+    _check_deadline(config.deadline)
+    _check_stop(config.stop)
+    check_one_of("stragglers.kind", config.stragglers.kind, stragglers.KINDS)
+    check_one_of("stragglers.distribution", config.stragglers.distribution, stragglers.DISTRIBUTIONS)
+    if not config.stragglers.factor >= 1.0 or math.isinf(config.stragglers.factor):
+        raise InputError(
+            f"stragglers.factor must be a finite number of at least 1. Got {config.stragglers.factor:g}. "
+            "It says how many times slower the chosen ranks are."
+        )
+    for name in ("work_s", "delay_s"):
+        _check_not_negative(f"stragglers.{name}", getattr(config.stragglers, name))
+    _check_cost(config.cost)
+    check_range("record.every", config.record.every, 1, 2**52)
+
+
+def _check_compression(method: MethodConfig) -> None:
+    check_one_of("method.compression", method.compression, compression.KINDS)
+    for name, value in (("compression_ratio", method.compression_ratio), ("consensus_step", method.consensus_step)):
+        if value is not None and not 0.0 < value <= 1.0:
+            raise InputError(f"method.{name} must be above 0 and at most 1. Got {value:g}.")
+    if method.compression_bits not in compression.BITS:
+        known = ", ".join(map(str, compression.BITS))
+        raise InputError(f"method.compression_bits must be one of {known}. Got {method.compression_bits}.")
+    if method.consensus_step is not None and method.compression == "none":
+        raise InputError(
+            f"method.consensus_step goes with compressed messages only. Got {method.consensus_step:g} with "
+            "method.compression = 'none'. Leave it out, or choose top_k, random_k or quantize."
+        )
+
+
+def _check_deadline(deadline: DeadlineConfig) -> None:
+    for name in ("compute_s", "gossip_s"):
+        _check_seconds(f"deadline.{name}", getattr(deadline, name), "inf (wait for ever)")
+    _check_seconds("deadline.poll_s", deadline.poll_s, "0 (spin)")
+    if deadline.poll_s == "inf" or deadline.poll_s == math.inf:
+        raise InputError("deadline.poll_s must be finite. Got inf. Use 'auto'.")
+    _check_positive("deadline.compute_factor", deadline.compute_factor)
+    _check_not_negative("deadline.gossip_factor", deadline.gossip_factor)
+    _check_positive("deadline.shutdown_s", deadline.shutdown_s)
+
+
+def _check_cost(cost: CostConfig) -> None:
+    check_one_of("cost.compute", cost.compute, costs.KINDS)
+    for name in ("compute_s", "bytes_per_s"):
+        _check_positive(f"cost.{name}", getattr(cost, name))
+    for name in ("spread", "overhead_s", "latency_s"):
+        _check_not_negative(f"cost.{name}", getattr(cost, name))
+    if cost.rows is not None:
+        check_range("cost.rows", cost.rows, 1, 2**52)
+    check_range("cost.slow_p", cost.slow_p, 0.0, 1.0)
+    if not 1.0 <= cost.slow_factor < math.inf:
+        raise InputError(f"cost.slow_factor must be a finite number of at least 1. Got {cost.slow_factor:g}.")
+    if (cost.trace is None) == (cost.compute == "trace"):
+        raise InputError(
+            "cost.trace goes with cost.compute = 'trace', and names a run directory or a file of seconds. "
+            f"Got cost.compute = '{cost.compute}' and cost.trace = {cost.trace!r}."
+        )
+
+
+def _check_stop(stop: StopConfig) -> None:
+    if stop.target_loss is not None and not math.isfinite(stop.target_loss):
+        raise InputError(f"stop.target_loss must be a finite number. Got {stop.target_loss:g}.")
+    for name in ("gradient_norm", "time_limit_s"):
+        if getattr(stop, name) is not None:
+            _check_positive(f"stop.{name}", getattr(stop, name))
+    check_range("stop.every", stop.every, 1, 2**31)
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not 0.0 < value < math.inf:
+        raise InputError(f"{name} must be a positive, finite number. Got {value:g}.")
+
+
+def _check_not_negative(name: str, value: float) -> None:
+    if not 0.0 <= value < math.inf:
+        raise InputError(f"{name} must be a finite number of at least 0. Got {value:g}.")
+
+
+def _check_seconds(name: str, value: float | str, special: str) -> None:
+    if not (value in ("auto", "inf") or (not isinstance(value, str) and value >= 0.0)):
+        raise InputError(f"{name} must be a number of seconds of at least 0, {special}, or 'auto'. Got {value!r}.")
