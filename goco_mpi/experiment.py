@@ -23,6 +23,7 @@ from goco_mpi.core.gossip import Mixing
 from goco_mpi.core.methods import METHODS, PRECONDITIONED, SOLVERS, Method, Place
 from goco_mpi.core.methods.allreduce_nesterov import momentum as best_momentum
 from goco_mpi.core.methods.central import Central
+from goco_mpi.core.methods.chebyshev import Chebyshev
 from goco_mpi.core.methods.compressed import CompressedGossip
 from goco_mpi.core.methods.master_cg import MASTER_CG
 from goco_mpi.core.methods.momentum import QuasiGlobalMomentum
@@ -197,6 +198,8 @@ def _method(config: RunConfig, graph: Topology, matrix: sp.csr_array) -> Method[
     compressed = compression(config)
     if compressed is not None:
         method = CompressedGossip(compressed, mixing.laplacian_norm(matrix))
+    elif section.gossip_rounds > 1:
+        method = Chebyshev(section.gossip_rounds, 1.0 - mixing.spectral_gap(matrix))
     elif section.momentum:
         method = QuasiGlobalMomentum(section.momentum)
     elif section.mixing == "running":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from goco_mpi.core import codes, objectives
 from goco_mpi.core.methods import METHODS, PRECONDITIONED
 from goco_mpi.core.methods.table_newton import TABLE_NEWTON
@@ -77,6 +79,8 @@ def _default_rates(section: MethodConfig, straggler_section: StragglerConfig) ->
         return "stated"
     if straggler_section.kind != "none":
         return "stated"
+    if section.gossip_rounds > 1:
+        return "stated"
     if section.compression != "none":
         return "stated"  # what the ranks tell each other would be longer than their messages
     return "live" if section.late == "memory" else "ema"
@@ -92,6 +96,8 @@ def _check_pairings(config: RunConfig) -> None:
         )
     if config.method.momentum:
         _check_momentum(config)
+    if config.method.gossip_rounds > 1:
+        _check_gossip_rounds(config)
     if config.method.compression != "none":
         if kind not in ("goco", "dgd"):
             raise InputError(
@@ -200,6 +206,32 @@ def _check_solver(config: RunConfig) -> None:
         raise InputError(
             f"stop.gradient_norm does not go with method.solver = '{solver}': it is read off steps along the gradient, "
             f"and these are not. Got {stop.gradient_norm:g}. Use stop.target_loss."
+        )
+
+
+def _check_gossip_rounds(config: RunConfig) -> None:
+    section, given = config.method, f"method.gossip_rounds = {config.method.gossip_rounds}"
+    if section.kind not in ("goco", "dgd") or section.mixing == "running":
+        raise InputError(
+            f"{given} goes with method.kind = 'goco' or 'dgd' and method.mixing = 'stale', 'fold' or 'symmetric'. Got "
+            f"{section.kind!r} and {section.mixing!r}. Leave it out."
+        )
+    if section.compression != "none" or section.momentum or section.rates != "stated":
+        raise InputError(
+            f"{given} does not go with method.compression, method.momentum or observed method.rates: most of its "
+            "rounds have no gradient. Leave them out."
+        )
+    if section.late == "memory":
+        raise InputError(f"{given} is not sound with method.late = 'memory': a gradient belongs to the first of them.")
+    if config.deadline.gossip_s != math.inf or np.any(config.stragglers.link_p):
+        raise InputError(
+            f"{given} needs every message of every round: deadline.gossip_s = inf, or method.late = 'wait', and "
+            f"stragglers.link_p = 0. Got {config.deadline.gossip_s!r} and {config.stragglers.link_p!r}."
+        )
+    if config.stop.gradient_norm is not None:
+        raise InputError(
+            f"stop.gradient_norm does not go with {given}: it is read off steps along the gradient, and most of these "
+            f"are not. Got {config.stop.gradient_norm:g}. Use stop.target_loss."
         )
 
 

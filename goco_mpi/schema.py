@@ -115,6 +115,8 @@ class MethodConfig(Section, frozen=True):
     factored once; with a master, the default, of rank 0's alone)."""
     max_age: int = 20
     """stale: rounds after which a neighbour's vector is no longer used."""
+    gossip_rounds: int = 1
+    """goco, dgd: rounds of gossip to one gradient, by Chebyshev polynomials; needs deadline.gossip_s = inf."""
     momentum: float = 0.0
     """goco, dgd: beta of the quasi-global momentum, in [0, 1)."""
     compression: str = "none"

@@ -103,6 +103,7 @@ class Simulation:
             compression=compression(self.config),
             batch=batch(self.config),
             beta=self.config.method.momentum,
+            gossip_rounds=self.config.method.gossip_rounds,
             observe=observe,
             worked=worked,
         )

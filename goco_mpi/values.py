@@ -72,6 +72,7 @@ def check_values(config: RunConfig) -> None:
     if config.method.preconditioner is not None:
         check_one_of("method.preconditioner", config.method.preconditioner, PRECONDITIONERS)
     check_range("method.max_age", config.method.max_age, 0, 2**31)
+    check_range("method.gossip_rounds", config.method.gossip_rounds, 1, 50)
     if not 0.0 <= config.method.momentum < 1.0:
         raise InputError(f"method.momentum must be at least 0 and below 1. Got {config.method.momentum:g}.")
     _check_compression(config.method)

@@ -12,6 +12,7 @@ import numpy as np
 import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from goco_mpi.core import mixing
 from goco_mpi.core.batches import Batch
 from goco_mpi.core.compression import Compression
 from goco_mpi.core.shares import Share
@@ -21,6 +22,7 @@ from goco_mpi.core.stacked import (
     STEPS,
     Links,
     StackedCentral,
+    StackedChebyshev,
     StackedCompressed,
     StackedMomentum,
     StackedRunningSums,
@@ -57,6 +59,7 @@ def simulate(
     compression: Compression | None = None,
     batch: Batch | None = None,
     beta: float = 0.0,
+    gossip_rounds: int = 1,
     observe: Observe = lambda round_, stacked_params: True,
     worked: Worked = lambda done: None,
 ) -> Array:
@@ -98,6 +101,8 @@ def simulate(
         Of the rows that gradients are taken of; in round t that of step t.
     beta : float
         beta of the quasi-global momentum of 'goco' and 'dgd', in [0, 1).
+    gossip_rounds : int
+        Rounds to one gradient, for 'goco' and 'dgd'.
     observe : callable (round, X) -> bool
         Called before every round and once after the last; a False ends the run. X must not be kept.
     worked : callable (done) -> object
@@ -128,6 +133,8 @@ def simulate(
         step = SOLVERS[solver](x, shares, momentum)
     elif compression is not None:
         step = StackedCompressed(x, links, compression)
+    elif gossip_rounds > 1:
+        step = StackedChebyshev(x, links, gossip_rounds, 1.0 - mixing.spectral_gap(matrix))
     elif beta:
         step = StackedMomentum(x, links, beta)
     else:

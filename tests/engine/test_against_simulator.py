@@ -274,6 +274,17 @@ def test_minibatches_of_any_method_and_policy(method: dict, late: str) -> None:
 
 
 @pytest.mark.mpi(min_size=1)
+@pytest.mark.parametrize("late", ["discard", "partial", "wait"])
+@pytest.mark.parametrize("kind", ["ring", "exponential"])
+def test_several_gossip_rounds_to_a_gradient(kind: str, late: str) -> None:
+    with Session() as session:
+        size = session.size
+    section = {"gossip_rounds": 3, "late": late}
+    stragglers = {"link_p": 0.0}
+    assert_equals_simulation(experiment(size, topology={"kind": kind}, method=section, stragglers=stragglers))
+
+
+@pytest.mark.mpi(min_size=1)
 @pytest.mark.parametrize("mixing", ["stale", "fold", "symmetric"])
 @pytest.mark.parametrize("late", ["discard", "partial", "memory", "wait"])
 def test_momentum_under_every_late_policy(late: str, mixing: str) -> None:

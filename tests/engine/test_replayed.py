@@ -144,6 +144,14 @@ def test_weights_by_the_rates_that_ranks_tell(
 
 
 @pytest.mark.mpi(min_size=1)
+def test_several_gossip_rounds_to_a_gradient(session: Session) -> None:
+    config = experiment(
+        session.size, method={"gossip_rounds": 3}, deadline={"gossip_s": INF}, stragglers={**SLOW, "factor": 3.0}
+    )
+    run_and_replay(session, config)
+
+
+@pytest.mark.mpi(min_size=1)
 @pytest.mark.parametrize("method", [{"late": "wait"}, {"kind": "dgd"}, {"kind": "allreduce"}], ids=str)
 def test_other_methods(session: Session, method: dict[str, Any]) -> None:
     run_and_replay(session, experiment(session.size, method=method, stragglers={**SLOW, "factor": 3.0}))

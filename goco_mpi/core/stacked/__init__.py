@@ -16,6 +16,7 @@ from goco_mpi.core.stacked.allreduce import (
 )
 from goco_mpi.core.stacked.base import Array, Links, Step
 from goco_mpi.core.stacked.central import StackedCentral, StackedMasterCg
+from goco_mpi.core.stacked.chebyshev import StackedChebyshev
 from goco_mpi.core.stacked.compressed import StackedCompressed
 from goco_mpi.core.stacked.exact_diffusion import StackedExactDiffusion
 from goco_mpi.core.stacked.goco import StackedDescent
@@ -51,6 +52,7 @@ __all__ = [
     "STEPS",
     "Links",
     "StackedCentral",
+    "StackedChebyshev",
     "StackedCompressed",
     "StackedMomentum",
     "StackedRunningSums",
