@@ -151,10 +151,11 @@ def simulate(
         finished, parts = everyone, None
         if late != "wait":
             finished = stragglers.finishing(t)
-        if not step.needs_gradient(t):
+        needed = step.needs_gradient(t)
+        if not needed:
             finished = nobody
         done = finished.astype(np.float64)
-        if late == "partial":
+        if late == "partial" and needed:
             parts = stragglers.shards_in_time(gradients.worker, gradients.place, t)
             done = np.bincount(gradients.worker, parts, minlength=n_workers) / np.maximum(gradients.n_held, 1)
             finished = finished | (done > 0.0)
