@@ -113,7 +113,7 @@ class MethodConfig(Section, frozen=True):
     preconditioner: str | None = None
     """solver = "cg" on least squares: none (allreduce's default) | local (the mean of the ranks' own inverse Hessians,
     factored once; with a master, the default, of rank 0's alone)."""
-    max_age: int = 20
+    max_age: int = 30
     """stale: rounds after which a neighbour's vector is no longer used."""
     gossip_rounds: int = 1
     """goco, dgd: rounds of gossip to one gradient, by Chebyshev polynomials; needs deadline.gossip_s = inf."""

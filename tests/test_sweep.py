@@ -298,6 +298,15 @@ rounds = [10, 100_000_000, 100_000_001]
 """
 
 
+# Interrupts are ignored where the tests are a shell's background job.
+INTERRUPTIBLE = """\
+import signal, sys
+from goco_mpi.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(main())
+"""
+
+
 def workers_of(pid: int) -> list[int]:
     """Return the processes that simulate for a sweep."""
     listed = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(pid)], capture_output=True, text=True).stdout
@@ -314,7 +323,7 @@ def alive(pid: int) -> bool:
 def test_an_interrupted_sweep_ends_at_once_and_goes_on_later(tmp_path: Path, how: signal.Signals) -> None:
     path, out = tmp_path / "long.toml", tmp_path / "out"
     path.write_text(LONG)
-    command = [sys.executable, "-m", "goco_mpi", "sweep", str(path), "--out", str(out), "--jobs", "2"]
+    command = [sys.executable, "-c", INTERRUPTIBLE, "sweep", str(path), "--out", str(out), "--jobs", "2"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert "rounds=10:" in process.stdout.readline()

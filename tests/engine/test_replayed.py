@@ -16,11 +16,14 @@ import numpy as np
 import pytest
 
 from goco_mpi.config import parse_config
-from goco_mpi.core.events import NONE
+from goco_mpi.core.events import NONE, Events
+from goco_mpi.core.methods import Place
+from goco_mpi.core.methods.push_pull import PushPull, PushPullState
+from goco_mpi.core.replay import replay_gossip
 from goco_mpi.engine.session import Session
 from goco_mpi.engine.train import train
 from goco_mpi.errors import RunError
-from goco_mpi.experiment import lay_out
+from goco_mpi.experiment import lay_out, load_problem, step_schedule
 from goco_mpi.record import Outcome, read_run, write_run
 from goco_mpi.replay import MOST, TOLERANCE, replay
 from goco_mpi.schema import RunConfig
@@ -141,6 +144,57 @@ def test_weights_by_the_rates_that_ranks_tell(
     session: Session, method: dict[str, Any], stragglers: dict[str, Any]
 ) -> None:
     run_and_replay(session, experiment(session.size, method=method, stragglers=stragglers))
+
+
+class Watched(PushPull):
+    """Push-pull that keeps every worker's state where the test can see it."""
+
+    def __init__(self) -> None:
+        self.states: list[PushPullState] = []
+        self.neighbors: list[tuple[int, ...]] = []
+        self.worst = self.under_way = 0.0
+
+    def start(self, params: np.ndarray, place: Place) -> PushPullState:
+        self.states.append(super().start(params, place))
+        self.neighbors.append(place.neighbors)
+        return self.states[-1]
+
+    def receive(self, state: PushPullState, *what: Any) -> None:
+        super().receive(state, *what)
+        tracked = sum(other.tracker for other in self.states)
+        under_way = sum(other.inflow for other in self.states)
+        for other, near in zip(self.states, self.neighbors, strict=True):
+            under_way = under_way + sum(self.states[j].sigma - rho for j, rho in zip(near, other.rho, strict=True))
+        memory = sum(other.memory for other in self.states)
+        scale = max(np.abs(other.memory).max() for other in self.states)
+        self.worst = max(self.worst, float(np.abs(tracked + under_way - memory).max() / scale))
+        self.under_way = max(self.under_way, float(np.abs(under_way).max() / scale))
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("stragglers", [SLOW, {**DELAYS, "link_p": 0.3}], ids=["slow", "delays and lost links"])
+def test_what_push_pull_tracks_is_conserved_at_every_step_of_a_real_run(
+    session: Session, stragglers: dict[str, Any]
+) -> None:
+    step = {"kind": "constant", "size": 0.02}
+    config = experiment(session.size, method={"kind": "push_pull"}, stragglers=stragglers, step=step)
+    outcome = train(config, session)
+    if outcome is None:
+        return
+    layout, problem, watched = lay_out(config, session.size), load_problem(config), Watched()
+    assert outcome.events is not None
+    found = replay_gossip(
+        watched,
+        [layout.place(rank, problem.share(layout, rank)) for rank in range(session.size)],
+        [layout.mixing(rank) for rank in range(session.size)],
+        step_schedule(config, 1.0),
+        [Events(table, len(layout.topology.neighbors(rank))) for rank, table in enumerate(outcome.events)],
+        np.zeros(problem.objective.n_params),
+    )
+    # These are the run's own steps, and the sum held after every one of them.
+    np.testing.assert_allclose(found, outcome.stacked_params, rtol=1e-12, atol=1e-14)
+    assert watched.worst < 1e-12
+    assert watched.under_way > 1e-3
 
 
 @pytest.mark.mpi(min_size=1)
