@@ -153,6 +153,22 @@ def test_exact_decoding_makes_every_round_that_of_gradient_descent_whoever_is_la
         np.testing.assert_allclose(star.x, np.tile(x, (6, 1)), rtol=0, atol=1e-13)
 
 
+@pytest.mark.parametrize("kind", codes.KINDS)
+def test_one_straggler_more_than_promised_is_counted_and_not_decoded(kind):
+    problem = Problem(n_workers=6, n=30, n_params=5, unlike=1.0)
+    shares, code = coded(problem, GRADIENT_CODING, kind, 3)
+    star, expected = Star(GRADIENT_CODING, shares, code), 0
+    for late in itertools.combinations(range(6), 3):
+        before = star.x
+        star.round(finished=lambda i, late=late: i not in late, step_size=0.01)
+        enough = code.decodable(~np.isin(np.arange(6), late))
+        expected += not enough
+        assert (star.x != before).any() == enough
+        assert GRADIENT_CODING.counts(star.states[0]) == {"undecoded": expected}
+    assert expected > 0
+    assert [GRADIENT_CODING.counts(state) for state in star.states[1:]] == [{"undecoded": 0}] * 5
+
+
 def test_gradients_of_an_older_round_do_not_count():
     problem = Problem(n_workers=4, n=30, n_params=5, unlike=1.0)
     shares, code = coded(problem, GRADIENT_CODING, "cyclic", 1)

@@ -38,11 +38,12 @@ def has_gradient(message: Array) -> bool:
 
 @dataclass
 class CentralState(State):
-    """The place, and on the master the solver's state and its own gradient of the round."""
+    """The place, and on the master the solver's state, its own gradient of the round, and rounds without enough."""
 
     place: Place
     solver: State | None
     own: Gradient | None = None
+    n_undecoded: int = 0
 
 
 class Central(Method[CentralState]):
@@ -73,6 +74,10 @@ class Central(Method[CentralState]):
         solver = self.solver.start(params, place) if place.worker == MASTER else None
         return CentralState(params.copy(), place, solver)
 
+    def counts(self, state: CentralState) -> dict[str, int]:
+        """Return the rounds whose gradients were not enough for a step, as the master knows."""
+        return {"undecoded": state.n_undecoded}
+
     def send(self, state: CentralState, gradient: Gradient | None, step_size: float, round_: int, out: Array) -> None:
         """Send x from the master, and the gradient from the others."""
         if state.solver is None:
@@ -100,7 +105,9 @@ class Central(Method[CentralState]):
                 finished[j] = True
                 gradients.append(received.value[1:])
         weights = self.weights(state.place, finished)
-        if weights is not None:
+        if weights is None:
+            state.n_undecoded += 1
+        else:
             terms = zip(weights[finished].tolist(), gradients, strict=True)
             total = sum((weight * gradient for weight, gradient in terms), start=np.zeros_like(state.params))
             self.solver.advance(state.solver, total / state.place.n_workers, step_size)
