@@ -50,7 +50,7 @@ result = minimize(
     np.zeros(3),
     shards=Shards(),
     topology="ring",
-    rounds=300,
+    rounds=5000,
     step={"kind": "constant", "size": 1.0},  # the curvature of the Huber loss is at most 1 on such features
     method={"late": "memory"},
     stop={"gradient_norm": 1e-4},
