@@ -45,7 +45,7 @@ class StackedCompressed(Step):
         numbers = np.where(ever, self.links.last_round, -1)
         self.known[numbers - self.heard - 1 > self.links.max_age] = False
         self.heard = numbers
-        parts = np.where(ever[:, None], newest, 0.0).reshape(len(newest), -1, v.shape[1])
+        parts = np.where(ever[:, None], newest, 0.0).reshape(len(newest), newest.shape[1] // v.shape[1], v.shape[1])
         if quantized:
             fresh, value, set_in, difference = (parts[:, part] for part in range(4))
             self.edge_reference = np.where(fresh > 0.0, value, self.edge_reference)
