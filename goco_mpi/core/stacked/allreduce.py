@@ -6,6 +6,7 @@ Everybody is at the same parameters: ``x`` has equal rows.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import numpy as np
@@ -34,9 +35,9 @@ class OnMean(Step):
         if not self.rests:
             self.x = np.tile(self.follow(self.x[0], mean, eta), (len(self.x), 1))
 
+    @abstractmethod
     def follow(self, at: Array, mean: Array, eta: float) -> Array:
         """Return where the next gradient is taken after this one."""
-        raise NotImplementedError
 
     def scale(self, at: Array, eta: float) -> float:
         """Return how large the terms of the gradient at ``at`` are."""
