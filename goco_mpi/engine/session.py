@@ -138,10 +138,14 @@ class Session:
         first = next((error for error in errors if error is not None), None)
         if first is not None:
             kind, text = first
-            agreed: GocoError = kind(text)
-            agreed.agreed = True
-            raise agreed
+            raise self.agreed(kind(text))
         return result
+
+    def agreed(self, error: GocoError) -> GocoError:
+        """Return ``error`` marked as one that every rank raises, so that rank 0 alone says it."""
+        error.agreed = True
+        error.silent = self.rank > 0
+        return error
 
     def share(self, action: Callable[[], T]) -> T:
         """Run ``action`` on rank 0 and give every rank its result, or its error. Collective."""

@@ -276,6 +276,4 @@ def _refuse_divergence(session: Session, round_: int | None, step_size: float | 
     """End the run on all ranks if one diverged. Collective."""
     rounds = [r for r in session.comm.allgather(round_) if r is not None]
     if rounds:
-        error = divergence(min(rounds), step_size)
-        error.agreed = True
-        raise error
+        raise session.agreed(divergence(min(rounds), step_size))

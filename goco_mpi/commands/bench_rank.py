@@ -1,0 +1,20 @@
+"""What ``goco bench`` starts under mpiexec."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command; return its exit code."""
+    import json
+
+    from goco_mpi.engine.session import Session  # first, as in run
+
+    with Session() as session:
+        from goco_mpi.engine import benchmarks
+
+        samples = getattr(benchmarks, options.function)(session, **json.loads(options.options))
+        if session.rank == 0:
+            print(json.dumps(samples))
+    return 0

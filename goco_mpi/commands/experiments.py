@@ -1,0 +1,49 @@
+"""What ``goco run`` and ``goco simulate`` do alike: from an experiment file to a record."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from goco_mpi.record import Outcome
+    from goco_mpi.schema import RunConfig
+
+
+def prepare(options: argparse.Namespace) -> tuple[RunConfig, Path]:
+    """Read the experiment and make sure that its result has a place."""
+    from goco_mpi import config as cfg
+    from goco_mpi import record
+
+    config = cfg.read_config(options.experiment, options.set)
+    out = options.out or Path("runs") / Path(options.experiment).stem
+    record.refuse_existing(out, options.force)
+    return config, out
+
+
+def finish(
+    options: argparse.Namespace, out: Path, config: RunConfig, outcome: Outcome, environment: dict[str, Any]
+) -> None:
+    """Write the record, print the result, and fail a run that is worse than no training."""
+    from goco_mpi import record
+
+    result = record.write_run(out, config, environment, outcome, options.force)
+    if not options.quiet:
+        _print_result(out, result)
+    record.refuse_worse(result, out)
+
+
+def _print_result(out: Path, result: dict[str, Any]) -> None:
+    parts = [f"loss {result['loss']:.6g}"]
+    if result["stopped_by"] != "rounds":
+        parts.insert(0, f"stopped by stop.{result['stopped_by']}")
+    if result["suboptimality"] is not None:
+        parts.append(f"suboptimality {result['suboptimality']:.3g}")
+    parts.append(f"consensus distance {result['consensus_distance']:.3g}")
+    if result["test_accuracy"] is not None:
+        parts.append(f"test accuracy {100 * result['test_accuracy']:.1f} %")
+    if result["wall_s"] is not None:
+        parts.append(f"{result['wall_s']:.2f} s")
+    print(", ".join(parts))
+    print(f"record in {out}")

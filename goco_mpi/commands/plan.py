@@ -1,0 +1,36 @@
+"""``goco plan``: which method, replication, graph and deadlines."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from goco_mpi.errors import InputError
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command; return its exit code."""
+    from goco_mpi import plan
+    from goco_mpi.calibration import calibrate
+    from goco_mpi.config import read_config
+    from goco_mpi.planner import Planner
+    from goco_mpi.record import read_run
+
+    def progress(words: str) -> None:
+        if sys.stderr.isatty():
+            print(f"trying {words}", file=sys.stderr, flush=True)
+
+    if options.source.is_dir():
+        if options.set:
+            raise InputError("--set changes an experiment file, and a recorded run is what it is. Give its experiment.")
+        found = calibrate(read_run(options.source))
+        planner = Planner(found.config, options.nodes or found.n_workers, found.cost, options.gap, progress)
+    else:
+        config = read_config(options.source, options.set)
+        planner = Planner(config, options.nodes or 8, None, options.gap, progress)
+    made = planner.plan()
+    if options.json:
+        print(plan.to_json(made))
+    else:
+        plan.print_plan(made)
+    return 0

@@ -1,0 +1,36 @@
+"""``goco sweep``: all members of a grid of experiments."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+from pathlib import Path
+
+from goco_mpi.errors import RunError, check_range
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run the command; return its exit code."""
+    from goco_mpi.bench import default_mpiexec
+    from goco_mpi.sweep import RESULTS, read_sweep
+    from goco_mpi.sweep_run import run_sweep
+
+    jobs = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if options.jobs is not None:
+        check_range("--jobs", options.jobs, 1, 2**15)
+        jobs = options.jobs
+    sweep = read_sweep(options.sweep)
+    file = Path(options.sweep).resolve()
+    out = options.out or Path("runs") / (file.parent.name if file.stem == "sweep" else file.stem)
+
+    def say(line: str) -> None:
+        if not options.quiet:
+            print(line, flush=True)
+
+    mpiexec = shlex.split(options.mpiexec or default_mpiexec())
+    n_failed = run_sweep(sweep, out, jobs, mpiexec, say)
+    say(f"table in {out / RESULTS}; goco report {out} compares the variants")
+    if n_failed:
+        raise RunError(f"{n_failed} of {len(sweep.members)} members failed. Their reasons are in {out / RESULTS}.")
+    return 0
