@@ -1,4 +1,4 @@
-"""Is what `goco plan` says of a recorded run right? Its candidates are run for real, and stand beside what it predicted.
+"""Is what `goco plan` says of a recorded run right? Its candidates run for real, beside what it predicted.
 
     python examples/plan/check.py examples/plan/compute_bound.toml --out runs/plan
 
