@@ -428,6 +428,17 @@ def test_a_launcher_of_another_mpi_is_refused_with_cause_and_cure(experiment: Pa
         assert (other.returncode, other.stdout, other.stderr) == (2, "", "")
 
 
+def test_mpich_under_pmix_is_refused_before_it_aborts(experiment: Path) -> None:
+    from mpi4py import MPI
+
+    if MPI.get_vendor()[0] == "Open MPI":
+        pytest.skip("Open MPI speaks PMIx")
+    srun = {"PMIX_NAMESPACE": "slurm.pmix.1.0", "SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_ID": "0", "SLURM_PROCID": "0"}
+    line = one_error_line(run(*GOCO, "run", experiment, cwd=experiment.parent, **srun), 2)
+    assert "PMIx" in line
+    assert "srun --mpi=pmi2" in line
+
+
 def gone(pid: int) -> bool:
     """Tell whether a process has ended; one that nobody has collected yet has."""
     try:

@@ -60,6 +60,22 @@ def inspect(environment: Mapping[str, str] = os.environ) -> Launch:
     return Launch("none", None, 0, 1)
 
 
+def is_srun(environment: Mapping[str, str] = os.environ) -> bool:
+    """Return whether srun started this process, whatever it says to the MPI library."""
+    return "SLURM_STEP_ID" in environment and "SLURM_PROCID" in environment
+
+
+def speaks_pmix_alone(environment: Mapping[str, str] = os.environ) -> bool:
+    """Return whether the launcher offers a rank PMIx and no older PMI, as ``srun --mpi=pmix`` does.
+
+    Examples
+    --------
+    >>> speaks_pmix_alone({"PMIX_NAMESPACE": "slurm.pmix.1.0"}), speaks_pmix_alone({"PMI_SIZE": "8"})
+    (True, False)
+    """
+    return "PMIX_NAMESPACE" in environment and "PMI_SIZE" not in environment
+
+
 def _leading_int(text: str, default: int) -> int:
     """Read the number that ``text`` starts with: Slurm writes ``4(x2)`` for 4 tasks on 2 nodes."""
     digits = text[: len(text) - len(text.lstrip("0123456789"))]

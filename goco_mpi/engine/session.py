@@ -34,6 +34,9 @@ except (ImportError, RuntimeError) as error:
 LAST_WORDS_S = 0.3
 """Time for the launcher to pass on what a rank printed: an abort may overtake it on a busy machine."""
 
+FIRST_WORDS_S = 4.0
+"""Time for rank 0 to say what is wrong: srun ends all ranks when one of them has failed, be it silently."""
+
 T = TypeVar("T")
 
 
@@ -223,12 +226,14 @@ def _start_mpi() -> None:
     Raises
     ------
     InputError
-        If the launcher is Open MPI's and the library is MPICH: that cannot start.
+        If the launcher is Open MPI's, or srun --mpi=pmix, and the library is MPICH: that cannot start.
     """
     if MPI.Is_initialized():
         return
     if LAUNCH.launcher == launcher.OPEN_MPI and "MPICH" in _library():
         raise _mismatch(f"The launcher is Open MPI's, and the MPI library in use is {_library()}.")
+    if launcher.speaks_pmix_alone() and "MPICH" in _library() and "pmix" not in MPI.Get_library_version().lower():
+        raise _mismatch(f"{LAUNCH.launcher} speaks PMIx, which the MPI library in use does not ({_library()}).")
     with warnings.catch_warnings():
         # mpi4py warns of a launcher of another MPI; the world size tells, and we say how to mend it.
         warnings.simplefilter("ignore", RuntimeWarning)
@@ -257,7 +262,10 @@ def _mismatch(cause: str) -> InputError:
         f"{cause} Launch with that library's own mpiexec{f' ({own})' if own else ''}, or under Slurm with a fitting "
         "srun --mpi=pmi2 (MPICH) or --mpi=pmix (Open MPI)."
     )
-    error.silent = LAUNCH.rank != 0
+    if LAUNCH.rank != 0:
+        error.silent = True
+        if launcher.is_srun():
+            time.sleep(FIRST_WORDS_S)
     return error
 
 
