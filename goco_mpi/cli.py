@@ -1,4 +1,4 @@
-"""The command line: ``goco run | simulate | sweep | replay | report | calibrate | plan | bench | info``."""
+"""The command line: ``goco run | simulate | sweep | replay | report | calibrate | plan | bench | jobscript | info``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,9 @@ from goco_mpi.errors import GocoError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 run failed, 2 bad input."""
-    options = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    options = _parser().parse_args(words)
+    options.words = words[1:]
     try:
         code: int = importlib.import_module(f"goco_mpi.commands.{options.command}").run(options)
     except GocoError as error:
@@ -55,6 +57,11 @@ def _parser() -> argparse.ArgumentParser:
     sweep.add_argument("--jobs", type=int, metavar="N", help="simulations at a time (default: one a core)")
     sweep.add_argument("--mpiexec", metavar="COMMAND", help='launcher for mode = "mpi" (default: as bench)')
     sweep.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    only = sweep.add_mutually_exclusive_group()
+    only.add_argument(
+        "--member", type=int, metavar="I", help="run nothing: write the experiment of member I (from 0), print its name"
+    )
+    only.add_argument("--collect", action="store_true", help="run nothing: put into the table what has been run")
     sweep.set_defaults(command="sweep")
 
     replay = commands.add_parser("replay", help="compute finished runs once more from their events, and compare")
@@ -114,6 +121,8 @@ def _parser() -> argparse.ArgumentParser:
     bench_rank.add_argument("options", metavar="JSON")
     bench_rank.set_defaults(command="bench_rank")
 
+    _add_jobscript(commands.add_parser("jobscript", help="print a batch script for Slurm, PBS or LSF: one rank a node"))
+
     info = commands.add_parser("info", help="MPI library, launcher, ranks, cores, threads, versions")
     info.set_defaults(command="info")
     return parser
@@ -127,3 +136,33 @@ def _add_experiment(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="run directory (default runs/EXPERIMENT)")
     parser.add_argument("--force", action="store_true", help="replace an earlier run directory")
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+
+
+def _add_jobscript(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("scheduler", choices=["slurm", "pbs", "lsf"])
+    parser.add_argument("experiment", metavar="EXPERIMENT.toml", help="as seen from where the job will be submitted")
+    parser.add_argument("--nodes", type=int, required=True, metavar="N", help="number of nodes, and of ranks")
+    parser.add_argument("--time", default="01:00:00", metavar="[D-]HH:MM:SS", help="limit (default 01:00:00)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="run directory (default runs/EXPERIMENT)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the experiment file"
+    )
+    parser.add_argument("--cores", type=int, metavar="C", help="cores of a node (default: all that it has)")
+    parser.add_argument("--launcher", choices=["srun", "mpiexec"], help="default: srun under Slurm, or else mpiexec")
+    parser.add_argument("--mpi", choices=["pmi2", "pmix"], help="of srun: pmi2 (MPICH, default) or pmix (Open MPI)")
+    parser.add_argument(
+        "--array", choices=["sweep"], help="EXPERIMENT.toml is a sweep: a job array with an element a member"
+    )
+    parser.add_argument(
+        "--scaling", choices=["strong", "weak"], help="on 1, 2, 4, ... N nodes; weak: data grow with them"
+    )
+    parser.add_argument(
+        "--chain", type=int, default=1, metavar="K", help="K jobs one after the other, each resuming the last"
+    )
+    parser.add_argument("--requeue", action="store_true", help="start again after the failure of a node or a rank")
+    parser.add_argument("--container", nargs=2, metavar=("apptainer", "IMAGE"), help="run goco of an image")
+    parser.add_argument("--prologue", default="", metavar="FILE", help="what the job sources first: modules and such")
+    parser.add_argument(
+        "--directive", action="append", default=[], metavar="OPTION", help="of the scheduler, as --directive=-x"
+    )
+    parser.set_defaults(command="jobscript")

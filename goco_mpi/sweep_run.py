@@ -12,7 +12,6 @@ A run directory appears whole or not at all, so that what is there need not be r
 from __future__ import annotations
 
 import csv
-import json
 import multiprocessing
 import os
 import signal
@@ -29,12 +28,11 @@ from typing import Any
 
 import numpy as np
 
-from goco_mpi.config import to_dict
 from goco_mpi.errors import GocoError, InputError, RunError
 from goco_mpi.record import HISTORY, Outcome, RunRecord, read_run, refuse_worse, write_run
-from goco_mpi.schema import RunConfig
 from goco_mpi.simulation import simulate_experiment
 from goco_mpi.sweep import DONE, FAILED, MISSING, OWN_COLUMNS, RESULTS, Member, Sweep, text
+from goco_mpi.sweep_member import write_experiment
 
 ENDING_S = 20.0
 """How long an interrupted mpiexec has to end its ranks."""
@@ -44,7 +42,12 @@ Ended = Callable[[Member, str], None]
 
 
 def run_sweep(
-    sweep: Sweep, out: Path, jobs: int, mpiexec: Sequence[str], say: Callable[[str], None] = lambda line: None
+    sweep: Sweep,
+    out: Path,
+    jobs: int,
+    mpiexec: Sequence[str],
+    say: Callable[[str], None] = lambda line: None,
+    collect: bool = False,
 ) -> int:
     """Run what has not been run, write the table, and return how many members failed.
 
@@ -59,6 +62,8 @@ def run_sweep(
         The launcher for ``mode = "mpi"``, where members run one after the other.
     say : callable (line)
         Told of every member that has ended.
+    collect : bool
+        Run nothing: the table is of what others have run.
 
     Raises
     ------
@@ -79,7 +84,10 @@ def run_sweep(
             pending.setdefault(member.identity, member)
     n_members = len(sweep.members)
     n_ended = n_members - sum(member.identity in pending for member in sweep.members)
-    if n_ended:
+    if collect:
+        say(f"{n_ended} of {n_members} members are there, or refused")
+        pending.clear()
+    elif n_ended:
         say(f"{n_ended} of {n_members} members need not be run: they are there, or refused")
     reasons: dict[str, str] = {}
 
@@ -213,13 +221,7 @@ def _write(future: Future[Outcome | str], member: Member, out: Path) -> str:
 def _train_all(members: Sequence[Member], out: Path, mpiexec: Sequence[str], ended: Ended) -> None:
     """Run one member after the other on MPI."""
     for member in members:
-        assert member.config is not None
-        experiment = out / "experiments" / f"{member.identity}.toml"
-        try:
-            experiment.parent.mkdir(parents=True, exist_ok=True)
-            experiment.write_text(to_toml(member.config))
-        except OSError as error:
-            raise RunError(f"{str(experiment)!r} cannot be written: {error.strerror}. Choose another --out.") from None
+        experiment = write_experiment(out, member)
         command = [*mpiexec, "-n", str(member.workers), sys.executable, "-m", "goco_mpi", "run", str(experiment)]
         command += ["--ranks", str(member.workers), "--out", str(_directory(out, member)), "--force", "--quiet"]
         ended(member, _launch(command))
@@ -246,28 +248,6 @@ def _launch(command: Sequence[str]) -> str:
     lines = [line for line in said.splitlines() if line.strip()]
     ours = [line.removeprefix("goco: ") for line in lines if line.startswith("goco: ")]
     return (ours or lines[-1:] or [f"exit code {process.returncode}"])[0]
-
-
-def to_toml(config: RunConfig) -> str:
-    """Return an experiment as TOML.
-
-    Examples
-    --------
-    >>> from goco_mpi.config import parse_config
-    >>> to_toml(parse_config({"rounds": 5})).splitlines()[:4]
-    ['seed = 0', 'rounds = 5', '[data]', 'source = "digits"']
-    """
-
-    def line(key: str, value: Any) -> str:
-        return f"{key} = {json.dumps(value, ensure_ascii=False)}"  # what TOML and JSON have in common
-
-    lines, tables = [], []
-    for key, value in to_dict(config).items():
-        if isinstance(value, dict):
-            tables += [f"[{key}]", *(line(name, item) for name, item in value.items() if item is not None)]
-        else:
-            lines.append(line(key, value))
-    return "\n".join([*lines, *tables]) + "\n"
 
 
 def _rows(out: Path, sweep: Sweep, place: int, reasons: dict[str, str]) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ def run(options: argparse.Namespace) -> int:
     """Run the command; return its exit code."""
     from goco_mpi.bench import default_mpiexec
     from goco_mpi.sweep import RESULTS, read_sweep
+    from goco_mpi.sweep_member import write_member
     from goco_mpi.sweep_run import run_sweep
 
     jobs = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -23,13 +24,16 @@ def run(options: argparse.Namespace) -> int:
     sweep = read_sweep(options.sweep)
     file = Path(options.sweep).resolve()
     out = options.out or Path("runs") / (file.parent.name if file.stem == "sweep" else file.stem)
+    if options.member is not None:
+        print(write_member(sweep, out, options.member))
+        return 0
 
     def say(line: str) -> None:
         if not options.quiet:
             print(line, flush=True)
 
     mpiexec = shlex.split(options.mpiexec or default_mpiexec())
-    n_failed = run_sweep(sweep, out, jobs, mpiexec, say)
+    n_failed = run_sweep(sweep, out, jobs, mpiexec, say, options.collect)
     say(f"table in {out / RESULTS}; goco report {out} compares the variants")
     if n_failed:
         raise RunError(f"{n_failed} of {len(sweep.members)} members failed. Their reasons are in {out / RESULTS}.")
