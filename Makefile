@@ -27,7 +27,7 @@ endif
 LIMIT := $(shell command -v timeout >/dev/null && echo "timeout --kill-after=20 600")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-serial test-mpi test-cluster jobscripts soak lint type ci bench paper regimes clean
+.PHONY: help setup run test test-serial test-mpi test-cluster jobscripts soak lint type ci bench paper regimes faults clean
 
 help:  ## list the targets
 	@grep -hE '^[a-zA-Z%-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -57,10 +57,13 @@ test-%: $(READY)  ## the MPI tests on % ranks, such as make test-4
 # The environment with the other MPI, for those tests that want both.
 GOCO_OTHER_PYTHON ?=
 test-cluster: $(READY)  ## a throw-away Slurm, PBS and LSF stand-ins, emulated nodes: what is missing is skipped, and said
-	GOCO_OTHER_PYTHON='$(GOCO_OTHER_PYTHON)' $(LIMIT) $(PYTEST) -m cluster tests/cluster
+	GOCO_OTHER_PYTHON='$(GOCO_OTHER_PYTHON)' $(LIMIT) env $(PYTEST) -m cluster --goco-mpiexec='$(MPIEXEC)' tests/cluster
 
 jobscripts: $(READY)  ## render jobscripts/ anew
 	$(BIN)/python jobscripts/render.py
+
+faults: $(READY)  ## measure what a fault of one of eight nodes costs the others, as root (docs/results.md)
+	$(BIN)/python tests/cluster/faults.py --mpiexec '$(MPIEXEC)' --out runs/faults
 
 soak: $(READY)  ## 200 whole runs of random configurations, some with frozen ranks (RUNS=200)
 	$(BIN)/python tests/soak.py --runs $(RUNS) --mpiexec '$(MPIEXEC)'
