@@ -30,6 +30,7 @@ from goco_mpi.replay import replay
 N_NODES = 8
 AT_FAULT = 3
 QUIET_S = 4.0
+ROUNDING = 1e-15
 EXPERIMENT = Path(__file__).with_name("faults.toml")
 METHODS = {
     "push_pull": ["method.kind=push_pull", "step.scale=0.5"],
@@ -137,15 +138,21 @@ def find(method: str, fault: str, out: Path, mpiexec: Sequence[str]) -> Found:
 
 
 def table(found: dict[str, dict[str, list[Found]]], methods: Sequence[str]) -> str:
-    """Return what was found as a table: for each fault and method the rate relative to no fault, and the gap."""
+    """Return what was found as a table: for each fault and method the rate relative to no fault, and the gap.
+
+    Behind the rate during a fault that ends: from its beginning to the end of the run.
+    """
     head = ["one of eight nodes"] + [f"{method}: {what}" for method in methods for what in ("rate", "gap")]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
-    for fault in FAULTS:
-        cells = [fault]
+    for name, fault in FAULTS.items():
+        cells = [name]
         for method in methods:
-            runs, quiet = found[method][fault], found[method][NONE]
-            ratios = [run.rate / free.rate for run, free in zip(runs, quiet, strict=True)]
-            cells += [f"{median(ratios):.2f}", f"{median(run.gap for run in runs):.1e}"]
+            runs = found[method][name]
+            pairs = list(zip(runs, found[method][NONE], strict=True))
+            rate = f"{median(run.rate / free.rate for run, free in pairs):.2f}"
+            later = f" ({median(run.later_rate / free.rate for run, free in pairs):.2f})" if fault.lasts_s else ""
+            gap = median(run.gap for run in runs)
+            cells += [rate + later, f"{gap:.1e}" if gap >= ROUNDING else f"< {ROUNDING:.0e}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
