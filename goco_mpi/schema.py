@@ -170,6 +170,9 @@ class StopConfig(Section, frozen=True):
     """Norm of grad F; estimated from how far a rank's parameters moved, divided by the steps of these rounds."""
     time_limit_s: float | None = None
     """Wall-clock seconds in the round loop."""
+    margin_s: float = 120.0
+    """How many seconds before the end of the batch job the run stops, where the scheduler tells that end; at most half
+    of those that are left at the start."""
     every: int = 10
     """Rounds between two looks at the loss and at the gradient's norm."""
 

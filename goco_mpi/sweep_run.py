@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from goco_mpi.errors import GocoError, InputError, RunError
-from goco_mpi.record import HISTORY, Outcome, RunRecord, read_run, refuse_worse, write_run
+from goco_mpi.record import ASKED_TO_STOP, HISTORY, Outcome, RunRecord, read_run, refuse_worse, write_run
 from goco_mpi.simulation import simulate_experiment
 from goco_mpi.sweep import DONE, FAILED, MISSING, OWN_COLUMNS, RESULTS, Member, Sweep, text
 from goco_mpi.sweep_member import write_experiment
@@ -114,11 +114,12 @@ def _directory(out: Path, member: Member) -> Path:
 
 
 def _record(out: Path, member: Member) -> RunRecord | None:
-    """Return the member's run if it is whole."""
+    """Return the member's run if it is whole, and was not cut short from outside."""
     try:
-        return read_run(_directory(out, member))
+        record = read_run(_directory(out, member))
     except InputError:
         return None
+    return None if record.run["result"].get("stopped_by") in ASKED_TO_STOP else record
 
 
 def _judged(record: RunRecord | None) -> str:
@@ -135,7 +136,7 @@ def _judged(record: RunRecord | None) -> str:
 def _summary(out: Path, member: Member) -> str:
     record = _record(out, member)
     if record is None:
-        return "not recorded"
+        return "not recorded, or cut short: run the sweep again"
     result = record.run["result"]
     gap = "" if result["suboptimality"] is None else f", suboptimality {result['suboptimality']:.3g}"
     return _judged(record) or f"loss {result['loss']:.6g}{gap}"

@@ -151,6 +151,7 @@ def _check_stop(stop: StopConfig) -> None:
     for name in ("gradient_norm", "time_limit_s"):
         if getattr(stop, name) is not None:
             _check_positive(f"stop.{name}", getattr(stop, name))
+    _check_not_negative("stop.margin_s", stop.margin_s)
     check_range("stop.every", stop.every, 1, 2**31)
 
 

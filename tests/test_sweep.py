@@ -222,6 +222,20 @@ def test_only_what_is_missing_damaged_or_new_is_run(tmp_path: Path) -> None:
     assert members(out, "done") == [("coded", "4"), ("coded", "5"), ("uncoded", "4"), ("uncoded", "5")]
 
 
+def test_a_member_that_was_cut_short_is_run_again(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    sweep = sweep_of(tmp_path)
+    run(sweep, out)
+    first = (out / "results.csv").read_bytes()
+    record = out / "runs" / sweep.members[1].identity / "run.json"
+    record.write_text(record.read_text().replace('"stopped_by": "rounds"', '"stopped_by": "signal"'))
+    said = run(sweep, out)[1]
+    assert "3 of 4 members need not be run" in said[0]
+    assert len(said) == 2
+    assert '"stopped_by": "rounds"' in record.read_text()
+    assert (out / "results.csv").read_bytes() == first
+
+
 def test_members_with_the_same_experiment_are_run_once(tmp_path: Path) -> None:
     # One copy of every shard is one copy, whatever replication is asked for.
     content = f"workers = 4\n[base]\n{BASE}placement.kind = 'uncoded'\n[grid]\nplacement.replication = [1, 2]\n"

@@ -30,13 +30,17 @@ def finish(
 
     result = record.write_run(out, config, environment, outcome, options.force)
     if not options.quiet:
-        _print_result(out, result)
+        _print_result(out, result, outcome.history[-1]["round"], config.rounds)
     record.refuse_worse(result, out)
 
 
-def _print_result(out: Path, result: dict[str, Any]) -> None:
+def _print_result(out: Path, result: dict[str, Any], round_: int, n_rounds: int) -> None:
+    from goco_mpi import record
+
     parts = [f"loss {result['loss']:.6g}"]
-    if result["stopped_by"] != "rounds":
+    if result["stopped_by"] in record.ASKED_TO_STOP:
+        parts.insert(0, f"stopped in round {round_} of {n_rounds}, {record.ASKED_TO_STOP[result['stopped_by']]}")
+    elif result["stopped_by"] != "rounds":
         parts.insert(0, f"stopped by stop.{result['stopped_by']}")
     if result["suboptimality"] is not None:
         parts.append(f"suboptimality {result['suboptimality']:.3g}")

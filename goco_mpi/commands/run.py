@@ -3,32 +3,56 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from goco_mpi.commands import experiments
 
 if TYPE_CHECKING:
     from goco_mpi.engine.session import Session
+    from goco_mpi.engine.signals import StopSignals
+    from goco_mpi.schema import RunConfig
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; return its exit code."""
     from goco_mpi.engine.session import Session  # first: it sets BLAS threads before numpy loads
+    from goco_mpi.engine.signals import StopSignals
 
-    with Session(expected_ranks=options.ranks) as session:
-        _run_together(options, session)
+    with StopSignals(deaf_after=options.ends_process) as signals, Session(expected_ranks=options.ranks) as session:
+        _run_together(options, session, signals)
     return 0
 
 
-def _run_together(options: argparse.Namespace, session: Session) -> None:
+def _run_together(options: argparse.Namespace, session: Session, signals: StopSignals) -> None:
     """Train on all ranks and write the record on rank 0. Collective."""
+    from goco_mpi import record
+
+    def prepare() -> tuple[RunConfig, Path]:
+        config, out = experiments.prepare(options)
+        record.refuse_stop_file(out)
+        return config, out
+
+    # One rank reads the experiment: on a cluster only some nodes may see the directory.
+    config, out = session.share(prepare)
+    try:
+        _train(options, session, signals, config, out)
+    finally:
+        if session.rank == 0:
+            with contextlib.suppress(OSError):
+                record.stop_file(out).unlink(missing_ok=True)  # this run has ended
+
+
+def _train(options: argparse.Namespace, session: Session, signals: StopSignals, config: RunConfig, out: Path) -> None:
+    from goco_mpi import record
+    from goco_mpi.engine.requests import Requests
     from goco_mpi.engine.train import train
     from goco_mpi.progress import Progress
 
-    # One rank reads the experiment: on a cluster only some nodes may see the directory.
-    config, out = session.share(lambda: experiments.prepare(options))
+    requests = Requests(session.rank, session.size, signals, record.stop_file(out), config.stop.margin_s)
     with Progress(config.rounds, quiet=options.quiet or session.rank > 0) as progress:
-        outcome = train(config, session, progress)
+        outcome = train(config, session, progress, requests=requests)
     environment = session.environment()
 
     def finish() -> None:

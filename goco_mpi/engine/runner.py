@@ -210,7 +210,8 @@ class RoundLoop:
         return diverged
 
     def _over(self) -> bool:
-        return self._exchange.failed or self._stopping.out_of_time() or self.round >= self._n_rounds
+        # The clock last: a run that has done all its rounds was not stopped.
+        return self._exchange.failed or self.round >= self._n_rounds or self._stopping.out_of_time()
 
     def _compute(self) -> FinishedWork | None:
         """Return the coded gradient at the present parameters, or what counts of it if it is late."""

@@ -180,36 +180,44 @@ class Session:
         while not request.Test():
             time.sleep(pause_s)
 
-    def clock_offset(self, n_trials: int = 5) -> float:
-        """Return how far this rank's `time.perf_counter` is ahead of rank 0's, in seconds. Collective.
+    def clock_offset(self, n_trials: int = 5, clock: Callable[[], float] | None = None) -> float:
+        """Return how far this rank's clock is ahead of rank 0's, in seconds. Collective.
 
-        Rank 0 answers each rank in turn; the quickest answer of several tells best. On one node all
-        clocks are the same and the result is a few microseconds.
+        Rank 0 answers each rank on another node in turn; the quickest answer of several tells best.
+        On rank 0's node all have one clock.
+
+        Parameters
+        ----------
+        n_trials : int
+        clock : callable () -> float, optional
+            Default: `time.perf_counter`.
 
         References
         ----------
         Cristian, "Probabilistic clock synchronization", Distributed Computing 3, 1989.
         """
+        clock = clock or time.perf_counter
         offset, quickest = 0.0, float("inf")
-        for rank in range(1, self.size):
+        hosts = self.comm.allgather(self.host)
+        for rank in (rank for rank in range(1, self.size) if hosts[rank] != hosts[0]):
             for _ in range(n_trials):
                 if self.rank == 0:
                     self.comm.recv(source=rank)
-                    self.comm.send(time.perf_counter(), rank)
+                    self.comm.send(clock(), rank)
                 elif self.rank == rank:
-                    asked = time.perf_counter()
+                    asked = clock()
                     self.comm.send(None, 0)
                     theirs = self.comm.recv(source=0)
-                    answered = time.perf_counter()
+                    answered = clock()
                     if answered - asked < quickest:
                         quickest = answered - asked
                         offset = (asked + answered) / 2.0 - theirs
-        return 0.0 if self.host == self.comm.bcast(self.host) else offset
+        return offset
 
     def environment(self) -> dict[str, Any]:
         """Return what the run ran on: MPI, hosts, ranks, threads, cores. Collective."""
         return {
-            "mpi_library": _library(),
+            "mpi_library": library(),
             "mpi_standard": ".".join(str(part) for part in MPI.Get_version()),
             "launcher": LAUNCH.launcher,
             "n_ranks": self.size,
@@ -230,10 +238,10 @@ def _start_mpi() -> None:
     """
     if MPI.Is_initialized():
         return
-    if LAUNCH.launcher == launcher.OPEN_MPI and "MPICH" in _library():
-        raise _mismatch(f"The launcher is Open MPI's, and the MPI library in use is {_library()}.")
-    if launcher.speaks_pmix_alone() and "MPICH" in _library() and "pmix" not in MPI.Get_library_version().lower():
-        raise _mismatch(f"{LAUNCH.launcher} speaks PMIx, which the MPI library in use does not ({_library()}).")
+    if LAUNCH.launcher == launcher.OPEN_MPI and "MPICH" in library():
+        raise _mismatch(f"The launcher is Open MPI's, and the MPI library in use is {library()}.")
+    if launcher.speaks_pmix_alone() and "MPICH" in library() and "pmix" not in MPI.Get_library_version().lower():
+        raise _mismatch(f"{LAUNCH.launcher} speaks PMIx, which the MPI library in use does not ({library()}).")
     with warnings.catch_warnings():
         # mpi4py warns of a launcher of another MPI; the world size tells, and we say how to mend it.
         warnings.simplefilter("ignore", RuntimeWarning)
@@ -245,7 +253,7 @@ def _guard_world_size(size: int, expected_ranks: int | None) -> None:
     if LAUNCH.n_ranks not in (None, size):
         raise _mismatch(
             f"{LAUNCH.launcher} started {LAUNCH.n_ranks} ranks, and each of them is alone: this process sees {size}. "
-            f"The launcher does not belong to the MPI library in use ({_library()})."
+            f"The launcher does not belong to the MPI library in use ({library()})."
         )
     if expected_ranks not in (None, size):
         error = InputError(
@@ -269,7 +277,8 @@ def _mismatch(cause: str) -> InputError:
     return error
 
 
-def _library() -> str:
+def library() -> str:
+    """Return the name and version of the MPI library in use."""
     return " ".join(MPI.Get_library_version().splitlines()[0].strip("\0 ").split(",")[0].split())
 
 

@@ -1,4 +1,4 @@
-"""When a rank thinks that the run has gone on long enough: target loss, gradient norm, wall clock, callback.
+"""When a rank thinks that the run has gone on long enough: loss, gradient norm, wall clock, callback, requests.
 
 Each rank decides on its own, from what it knows; the word spreads over the graph with the
 goodbyes, so that all ranks stop within as many rounds as the graph's diameter.
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from goco_mpi.engine.exchange import Exchange
+from goco_mpi.engine.requests import Requests
 from goco_mpi.schema import StopConfig
 
 Array = NDArray[np.float64]
@@ -31,11 +32,14 @@ class Stopping:
         This rank's part of F.
     callback : callable (round, params) -> object, optional
         A user's own look at every round; a StopIteration from it stops the run.
+    requests : Requests, optional
+        What may ask the run to end from outside.
 
     Attributes
     ----------
     reason : str or None
-        The key of ``[stop]`` by which this rank decided, or ``callback``; None as long as it has not.
+        The key of ``[stop]`` by which this rank decided, ``callback``, or what `Requests` heard; None as long as it
+        has not.
 
     Notes
     -----
@@ -55,8 +59,10 @@ class Stopping:
         exchange: Exchange,
         loss: Callable[[Array], float],
         callback: Callable[[int, Array], object] | None = None,
+        requests: Requests | None = None,
     ) -> None:
         self._config = config
+        self._requests = requests or Requests()
         self._callback = callback
         self._exchange = exchange
         self._loss = loss
@@ -77,9 +83,13 @@ class Stopping:
             self._origin = params.copy()
 
     def out_of_time(self) -> bool:
-        """Check the clock, also in the middle of a gradient; return whether the run stops."""
-        if self.reason is None and time.perf_counter() >= self._end:
-            self._decide("time_limit_s")
+        """Check the clock and requests, also in the middle of a gradient; return whether the run stops."""
+        if self.reason is None:
+            now = time.perf_counter()
+            if now >= self._end:
+                self._decide("time_limit_s")
+            elif (asked := self._requests.heard(now)) is not None:
+                self._decide(asked)
         return self._exchange.stopped
 
     def after_round(self, round_: int, step_size: float, used_gradient: bool, params: Array) -> None:

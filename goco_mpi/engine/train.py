@@ -24,6 +24,7 @@ from goco_mpi.engine.central_exchange import CentralExchange
 from goco_mpi.engine.exchange import Exchange
 from goco_mpi.engine.gossip_exchange import GossipExchange
 from goco_mpi.engine.gradients import GradientWork
+from goco_mpi.engine.requests import Requests
 from goco_mpi.engine.runner import RoundLoop, Snapshots, Timeline
 from goco_mpi.engine.session import THREADS, Session
 from goco_mpi.engine.stopping import Stopping
@@ -42,6 +43,7 @@ def train(
     session: Session,
     progress: Callable[[int], None] = lambda round_: None,
     callback: Callback | None = None,
+    requests: Requests | None = None,
 ) -> Outcome | None:
     """Run an experiment on all ranks of ``session``. Collective.
 
@@ -54,6 +56,8 @@ def train(
         Called on this rank after every round.
     callback : callable (round, params) -> object, optional
         Likewise; a StopIteration from it ends the run on all ranks.
+    requests : Requests, optional
+        What may ask the run to end from outside; heard on one rank it ends the run on all.
 
     Returns
     -------
@@ -71,7 +75,7 @@ def train(
     layout = session.agree(lambda: lay_out(config, session.size))
     session.agree_on("the layout", layout.fingerprint())
     share, problem = _distribute(session, layout)
-    outcome = descend(layout, session, share, np.zeros(share.n_params), progress, callback)
+    outcome = descend(layout, session, share, np.zeros(share.n_params), progress, callback, requests)
     if outcome is not None and problem is not None:
         outcome = dataclasses.replace(outcome, loss_optimum=problem.optimum())
     return outcome
@@ -84,6 +88,7 @@ def descend(
     start: Array,
     progress: Callable[[int], None] = lambda round_: None,
     callback: Callback | None = None,
+    requests: Requests | None = None,
 ) -> Outcome | None:
     """Go through the rounds of a layout, every rank with its share of the work. Collective.
 
@@ -96,7 +101,7 @@ def descend(
         What this rank computes.
     start : ndarray of shape (n_params,)
         First parameters, the same on every rank.
-    progress, callback : callable
+    progress, callback, requests : optional
         As in `train`.
 
     Returns
@@ -114,7 +119,7 @@ def descend(
     schedule = step_schedule(config, *(_curvature(session, layout, share, start) if automatic else (math.nan, None)))
     exchange = _exchange(session, layout, layout.method.message_size(share.n_params))
     snapshots = Snapshots(config.record.every)
-    stopping = Stopping(config.stop, exchange, share.loss, callback)
+    stopping = Stopping(config.stop, exchange, share.loss, callback, requests)
     events = EventLog(exchange.degree, share.n_shards if late == "partial" else 0) if config.record.events else None
     timeline = Timeline() if config.record.timeline else None
     clock_offset_s = session.clock_offset() if timeline else 0.0

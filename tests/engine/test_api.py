@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,23 @@ def test_a_gradient_may_be_returned_instead() -> None:
         for kind in (Quadratic, Returning)
     ]
     np.testing.assert_allclose(results[0], results[1], rtol=1e-12)
+
+
+@pytest.mark.mpi(min_size=1)
+def test_a_signal_to_one_rank_ends_the_run_on_all_and_handlers_are_put_back() -> None:
+    objective = Quadratic()
+    world = MPI.COMM_WORLD
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
+
+    def callback(round_: int, x: np.ndarray) -> None:
+        if world.rank == world.size - 1 and round_ == 7:
+            signal.raise_signal(signal.SIGTERM)
+
+    result = minimize(objective, np.zeros(3), shards=objective.shards, topology="ring", rounds=10**8, callback=callback)
+    assert result.message == "A signal asked the run to stop."
+    assert not result.success
+    assert result.nit >= 7
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)] == before
 
 
 @pytest.mark.mpi(min_size=1)
