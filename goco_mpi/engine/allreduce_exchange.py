@@ -19,7 +19,8 @@ Array = NDArray[np.float64]
 class AllreduceExchange(Exchange):
     """The mean over all ranks, tested for rather than waited in.
 
-    Behind the parameters two more numbers are summed: what the ranks tell, and how many want to stop.
+    Behind the parameters two more numbers are summed: what the ranks tell, and how many left the run instead of taking
+    part, so that nobody may use the sum.
 
     Parameters
     ----------
@@ -57,12 +58,13 @@ class AllreduceExchange(Exchange):
         """Wait for everyone."""
         waitsome_until([self._request], math.inf, self._poll_s)
         self._counts.messages_received += 1
+        self.abandoned = bool(self._recvbuf[-1] > 0.0)
+        self.stopped |= self.abandoned
 
     def inbox(self, round_: int) -> tuple[Array, list[Received]]:
         """Return the gradient offered and the mean over all ranks."""
         mean = self._recvbuf[:-TRAILER] / self._comm.Get_size()
         self._sendbuf[-2] = math.nan
-        self.stopped = self._recvbuf[-1] > 0.0
         return self._sendbuf[:-TRAILER], [Received(mean, 0)]
 
     def tell(self, round_: int, value: float) -> None:
@@ -74,8 +76,16 @@ class AllreduceExchange(Exchange):
         return float(self._recvbuf[-2])
 
     def stop(self) -> None:
-        """Ask all ranks in the next reduction to stop after it, so that none is left alone in one."""
-        self._sendbuf[-1] = 1.0
+        """Stop here at once."""
+        self.stopped = True
+
+    def leave(self) -> None:
+        """Take part in the reduction that the others are in, or will be, so that they leave as well; wait for them."""
+        if not self.abandoned:
+            self._sendbuf[:] = 0.0
+            self._sendbuf[-1] = 1.0
+            self.offer(-1, -1)
+            self.wait(-1)
 
     def close(self, round_: int, step: int, failed: bool, time_limit_s: float) -> None:
         """Do nothing: all ranks end in the same round."""

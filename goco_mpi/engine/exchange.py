@@ -22,6 +22,8 @@ class Exchange(ABC):
     """Whether a neighbour said that the run has failed."""
     stopped: bool = False
     """Whether this rank or a neighbour decided to stop the run."""
+    abandoned: bool = False
+    """Whether what `wait` waited for never came to be, as a rank left the run instead."""
     degree: int = 0
     """Neighbours whose vectors are mixed."""
 
@@ -72,6 +74,10 @@ class Exchange(ABC):
     @abstractmethod
     def stop(self) -> None:
         """Stop the run: here as soon as ``stopped`` says so, elsewhere as the word spreads."""
+
+    def leave(self) -> None:
+        """Let those who wait for this round's vector know that there will be none; the run ends here before its end."""
+        return
 
     @abstractmethod
     def close(self, round_: int, step: int, failed: bool, time_limit_s: float) -> None:

@@ -198,6 +198,8 @@ class RoundLoop:
                 break
             self._gossip(gradient)
             diverged = rounds.diverged(float(self.params @ self.params))
+        if self.round < self._n_rounds and not diverged:
+            self._exchange.leave()
         self.counts.wall_s = time.perf_counter() - self._start_s
         self.counts.gradients = self._work.n_whole
         self.counts.partial_gradients = self._work.n_partial
@@ -222,7 +224,7 @@ class RoundLoop:
         finished = True
         for _ in blocks if self._background is None else self._background.around(blocks):
             self._exchange.drain()
-            if self._exchange.overtaken:
+            if self._exchange.overtaken or self._stopping.reason is not None:
                 finished = False
                 break
             self._keep_up()
@@ -271,6 +273,8 @@ class RoundLoop:
         if wait:
             self._exchange.wait(self.round)
             waited = time.perf_counter()
+        if self._exchange.abandoned:
+            return
         own, inbox = self._exchange.inbox(self.round)
         self._method.receive(self._state, own, inbox, self._mixing, step_size)
         mixed = time.perf_counter()
