@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from goco_mpi.errors import InputError
+from goco_mpi.errors import InputError, RunError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,6 +29,8 @@ STATUS = {
     "signal": (5, "A signal asked the run to stop."),
     "stop_file": (6, "The stop file asked the run to stop."),
     "scheduler": (7, "The scheduler is about to end the job."),
+    "lost_shard": (8, "Ranks died that held the last copies of shards."),
+    "disconnected": (9, "Ranks died, and the others are no connected graph."),
 }
 """How a run can end: status and message of its `Result`."""
 
@@ -131,6 +133,7 @@ def train(
     with Session(comm) as session, StopSignals() as signals:
         from goco_mpi import record
         from goco_mpi.engine import train as engine
+        from goco_mpi.engine.regrouping import together
         from goco_mpi.engine.requests import Requests
 
         # One rank reads the experiment: on a cluster only some nodes may see it.
@@ -140,13 +143,19 @@ def train(
         requests = Requests(session.rank, session.size, signals, margin_s=resolved.stop.margin_s)
         outcome = engine.train(resolved, session, callback=callback, requests=requests)
         if out is not None:
-            environment = session.environment()
+            written = False
 
-            def write() -> None:
-                assert outcome is not None  # rank 0 has it
-                record.write_run(Path(out), resolved, environment, outcome, force)
+            def write(environment: dict[str, Any]) -> None:
+                nonlocal written
+                if not written:
+                    record.write_run(Path(out), resolved, environment, _of_root(outcome), force)
+                written = True
 
-            session.share(write)
+            def finish() -> None:
+                environment = session.environment()
+                session.share(lambda: write(environment))
+
+            together(session, finish, resolved.deadline.shutdown_s)
         return _result(session, resolved, outcome)
 
 
@@ -288,24 +297,34 @@ def _custom_share(
     )
 
 
-def _result(session: Session, config: RunConfig, outcome: Outcome | None) -> Result:
-    """Give every rank the result that rank 0 has. Collective."""
+def _of_root(outcome: Outcome | None) -> Outcome:
+    if outcome is None:
+        raise RunError("The rank that had the result died before it could give it to the others. Start again.")
+    return outcome
+
+
+def _result(session: Session, config: RunConfig, found: Outcome | None) -> Result:
+    """Give every rank the result that one has. Collective."""
+    from goco_mpi.engine.regrouping import together
     from goco_mpi.record import ASKED_TO_STOP
 
     def summary() -> Result:
-        assert outcome is not None  # rank 0 has it
+        outcome = _of_root(found)
         status, message = STATUS[outcome.stopped_by]
         fun = outcome.history[-1]["loss"]
         asked = config.stop.target_loss is not None or config.stop.gradient_norm is not None
         reached = outcome.stopped_by in ("target_loss", "gradient_norm", "callback")
         if asked and not reached:
             message += " What [stop] asked for was not reached."
+        if outcome.lost is not None:
+            message += f" With them died the last copies of {outcome.lost}."
         return Result(
             x=outcome.stacked_params.mean(axis=0),
             fun=fun,
             nit=max(row["rounds"] for row in outcome.ranks),
             success=(reached or not asked)
             and outcome.stopped_by not in ASKED_TO_STOP
+            and outcome.lost is None
             and fun <= outcome.history[0]["loss"],
             status=status,
             message=message,
@@ -315,9 +334,9 @@ def _result(session: Session, config: RunConfig, outcome: Outcome | None) -> Res
             stacked_params=None,
         )
 
-    shared = session.share(summary)
-    if outcome is None:
+    shared = together(session, lambda: session.share(summary), config.deadline.shutdown_s)
+    if found is None:
         return shared
     from dataclasses import replace
 
-    return replace(shared, stacked_params=outcome.stacked_params)
+    return replace(shared, stacked_params=found.stacked_params)

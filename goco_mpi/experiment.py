@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +36,7 @@ from goco_mpi.core.placement import Placement
 from goco_mpi.core.schedules import StepSchedule
 from goco_mpi.core.shares import ModelShare, Share
 from goco_mpi.core.stragglers import StragglerModel
+from goco_mpi.core.survivors import Survivors, survivors
 from goco_mpi.core.topology import Topology
 from goco_mpi.data import sources
 from goco_mpi.data.dataset import Dataset, add_intercept, encode_labels, standardize, train_test_split
@@ -60,6 +61,8 @@ class Layout:
     encoding_weights : ndarray of shape (n_workers, n_shards)
     stragglers : StragglerModel
     method : Method
+    completion_rates : ndarray of shape (n_workers,)
+        What the encoding weights make up for.
     code : Code or None
         What the encoding weights are of, for methods that are exact.
     """
@@ -72,7 +75,19 @@ class Layout:
     encoding_weights: Array
     stragglers: StragglerModel
     method: Method[Any]
+    completion_rates: Array
     code: Code | None = None
+
+    def without(self, dead: Collection[int]) -> Survivors:
+        """Return what is left of the layout when these workers are dead."""
+        return survivors(
+            self.config.method.weights,
+            self.placement,
+            self.completion_rates,
+            self.encoding_weights,
+            self.topology,
+            dead,
+        )
 
     def place(self, worker: int, share: Share, momentum: float | None = None) -> Place:
         """Return where a worker stands, for its method; ``momentum`` as the step schedule has it."""
@@ -170,6 +185,7 @@ def lay_out(config: RunConfig, n_workers: int) -> Layout:
         encoding_weights=code.encoding if code else encoding.build(config.method.weights, holders, completion_rates),
         stragglers=stragglers,
         method=_method(config, graph, matrix),
+        completion_rates=completion_rates,
         code=code,
     )
 

@@ -135,6 +135,11 @@ def _check_pairings(config: RunConfig) -> None:
             f"gradients: those of other rows are no curvature. Got {config.data.batch_size}. Leave it out, or use "
             "method.kind = 'goco'."
         )
+    if method is TABLE_NEWTON and config.stop.on_lost_shard == "continue":
+        raise InputError(
+            f"stop.on_lost_shard = 'continue' is not sound with method.kind = '{kind}', whose table would keep the "
+            "last gradients of the dead for ever. Use 'stop', or method.kind = 'push_pull'."
+        )
     if method is TABLE_NEWTON and config.stop.gradient_norm is not None:
         raise InputError(
             f"stop.gradient_norm does not go with method.kind = '{kind}': it is read off steps along the gradient, and "

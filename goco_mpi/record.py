@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from goco_mpi import __version__
 from goco_mpi.config import to_dict
 from goco_mpi.core import metrics
+from goco_mpi.core.survivors import DISCONNECTED, LOST_SHARD, ranks_text
 from goco_mpi.errors import InputError, RunError
 from goco_mpi.schema import RunConfig
 
@@ -64,6 +65,26 @@ T = TypeVar("T")
 Rows = Sequence[dict[str, Any]]
 
 
+@dataclass(frozen=True)
+class Death:
+    """A rank that died in a run.
+
+    Attributes
+    ----------
+    rank : int
+    noticed : dict of int to int
+        In which of its rounds each rank that lived on heard of it; without those who had ended before.
+    """
+
+    rank: int
+    noticed: dict[int, int]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return what ``run.json`` says: the first round in which anybody knew of it (None: after the last)."""
+        noticed = {str(rank): round_ for rank, round_ in sorted(self.noticed.items())}
+        return {"rank": self.rank, "round": min(self.noticed.values(), default=None), "noticed": noticed}
+
+
 @dataclass(frozen=True, eq=False)
 class Outcome:
     """What a run or a simulation gave, on the process that records it.
@@ -89,6 +110,10 @@ class Outcome:
         Each rank's times, shape (n_steps, 3 + 2 degree): see `goco_mpi.timeline`.
     momentum : float, optional
         Of accelerated descent, where the curvatures of the loss told it.
+    deaths : sequence of Death
+        Of ranks that have no rows in ``ranks`` and ``stacked_params``, and no events.
+    lost : str or None
+        Which shards died with them, for a message; None where there are none.
     """
 
     history: Rows
@@ -101,6 +126,8 @@ class Outcome:
     events: Sequence[NDArray[np.int32]] | None = None
     timeline: Sequence[NDArray[np.float64]] | None = None
     momentum: float | None = None
+    deaths: Sequence[Death] = ()
+    lost: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +142,7 @@ class RunRecord:
     history : dict of str to ndarray
         Columns of ``history.csv``; NaN where a cell is empty, or the record older than the column.
     ranks : list of dict
-        Rows of ``ranks.csv``; numbers as float.
+        Rows of ``ranks.csv`` of those who lived to the end; numbers as float.
     """
 
     path: Path
@@ -221,6 +248,8 @@ def write_run(
         "stopped_by": outcome.stopped_by,
         "events_sha256": None if outcome.events is None else events_checksum(outcome.events),
     }
+    if outcome.deaths:
+        result |= {"deaths": [death.as_dict() for death in outcome.deaths], "lost": outcome.lost}
     document = {
         "schema_version": SCHEMA_VERSION,
         "config": to_dict(config),
@@ -233,7 +262,7 @@ def write_run(
         fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
         (fresh / "run.json").write_text(json.dumps(document, indent=2) + "\n")
         _write_csv(fresh / "history.csv", history)
-        _write_csv(fresh / "ranks.csv", outcome.ranks)
+        _write_csv(fresh / "ranks.csv", _with_dead(outcome))
         np.save(fresh / "params.npy", outcome.stacked_params)
         for name, tables in (("events", outcome.events), ("timeline", outcome.timeline)):
             if tables is not None:
@@ -249,6 +278,30 @@ def write_run(
         if fresh is not None:  # gone if all went well
             shutil.rmtree(fresh, ignore_errors=True)
     return result
+
+
+def refuse_losses(outcome: Outcome, out: Path) -> None:
+    """Refuse a recorded run that deaths have stopped.
+
+    Raises
+    ------
+    RunError
+        If data were lost with the dead, or the living cannot reach each other.
+    """
+    if outcome.stopped_by not in (LOST_SHARD, DISCONNECTED):
+        return
+    who = ranks_text([death.rank for death in outcome.deaths])
+    if outcome.stopped_by == LOST_SHARD:
+        text = (
+            f"{who} died, and with that the last copies of {outcome.lost}. Start again with a higher "
+            "placement.replication, or go on without these data: stop.on_lost_shard = 'continue'."
+        )
+    else:
+        text = (
+            f"{who} died, and the others are no connected graph any more: they would end in different parameters. "
+            "Start again with a topology.kind of more edges, such as 'exponential'."
+        )
+    raise RunError(f"{text[0].upper()}{text[1:]} The record of the run until then is in {out}.")
 
 
 def refuse_worse(result: dict[str, Any], out: Path) -> None:
@@ -279,6 +332,18 @@ def _swap_in(fresh: Path, out: Path) -> None:
         old.rename(out)
         raise
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _with_dead(outcome: Outcome) -> Rows:
+    """Return the rows of ``ranks.csv``: where ranks died, these too, with the round in which that was noticed."""
+    if not outcome.deaths:
+        return outcome.ranks
+    alive = [{**row, "died": ""} for row in outcome.ranks]
+    unknown = dict.fromkeys(alive[0], "")
+    dead = [
+        {**unknown, "rank": death.rank, "died": death.as_dict()["round"] or "at the end"} for death in outcome.deaths
+    ]
+    return sorted([*alive, *dead], key=lambda row: int(row["rank"]))
 
 
 def _umask() -> int:
@@ -313,7 +378,8 @@ def read_run(path: Path) -> RunRecord:
         with (path / "history.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
         with (path / "ranks.csv").open(newline="") as file:
-            ranks = [{key: _number(value) for key, value in row.items()} for row in csv.DictReader(file)]
+            rows_read = list(csv.DictReader(file))
+            ranks = [{key: _number(value) for key, value in row.items()} for row in rows_read if not row.get("died")]
         history = {name: np.array([float(row[name] or "nan") for row in rows]) for name in rows[0]}
         if not {"round", "loss"} <= set(history) or any(None in row.values() for row in rows):
             raise ValueError("history.csv is incomplete")

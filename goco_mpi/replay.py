@@ -16,6 +16,7 @@ from goco_mpi.config import parse_config
 from goco_mpi.core.events import Events
 from goco_mpi.core.replay import replay_allreduce, replay_gossip
 from goco_mpi.core.schedules import StepSchedule
+from goco_mpi.core.survivors import ranks_text
 from goco_mpi.errors import InputError, RunError
 from goco_mpi.experiment import batch, lay_out, load_problem, step_schedule
 from goco_mpi.record import RunRecord, events_checksum, read_params, read_tables
@@ -74,6 +75,12 @@ def replay(run: RunRecord) -> Replay:
     """
     if run.run["environment"].get("simulated"):
         raise InputError(f"{str(run.path)!r} is a simulation: it has no events to replay. Replay a real run.")
+    deaths = [death["rank"] for death in run.run["result"].get("deaths", [])]
+    if deaths:
+        raise InputError(
+            f"{str(run.path)!r} cannot be replayed: {ranks_text(deaths)} died in that run, and what the others used of "
+            "their vectors died with them. Replay a run without deaths."
+        )
     tables = read_tables(run.path, "events")
     if events_checksum(tables) != run.run["result"]["events_sha256"]:
         raise RunError(f"The events of {str(run.path)!r} are not those of its run: their checksum differs.")

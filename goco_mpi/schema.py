@@ -175,6 +175,8 @@ class StopConfig(Section, frozen=True):
     of those that are left at the start."""
     every: int = 10
     """Rounds between two looks at the loss and at the gradient's norm."""
+    on_lost_shard: str = "stop"
+    """What to do when ranks die that held the only copies of a shard: stop (with an error) | continue (without it)."""
 
 
 class StragglerConfig(Section, frozen=True):

@@ -31,6 +31,7 @@ PARTITIONS = ("iid", "by_label", "in_order")
 FORMATS = ("auto", "svmlight", "npz", "npy")
 STEPS = ("constant", "decreasing", "auto")
 PRECONDITIONERS = ("none", "local")
+ON_LOST_SHARD = ("stop", "continue")
 LATE_POLICIES = ("discard", "partial", "memory", "wait")
 
 
@@ -153,6 +154,7 @@ def _check_stop(stop: StopConfig) -> None:
             _check_positive(f"stop.{name}", getattr(stop, name))
     _check_not_negative("stop.margin_s", stop.margin_s)
     check_range("stop.every", stop.every, 1, 2**31)
+    check_one_of("stop.on_lost_shard", stop.on_lost_shard, ON_LOST_SHARD)
 
 
 def _check_positive(name: str, value: float) -> None:

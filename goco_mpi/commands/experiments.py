@@ -26,20 +26,38 @@ def finish(
     options: argparse.Namespace, out: Path, config: RunConfig, outcome: Outcome, environment: dict[str, Any]
 ) -> None:
     """Write the record, print the result, and fail a run that is worse than no training."""
+    refuse(outcome, write(options, out, config, outcome, environment), out)
+
+
+def write(
+    options: argparse.Namespace, out: Path, config: RunConfig, outcome: Outcome, environment: dict[str, Any]
+) -> dict[str, Any]:
+    """Write the record and print the result; return it."""
     from goco_mpi import record
 
     result = record.write_run(out, config, environment, outcome, options.force)
     if not options.quiet:
         _print_result(out, result, outcome.history[-1]["round"], config.rounds)
+    return result
+
+
+def refuse(outcome: Outcome, result: dict[str, Any], out: Path) -> None:
+    """Fail a run that lost data with its ranks, or is worse than no training."""
+    from goco_mpi import record
+
+    record.refuse_losses(outcome, out)
     record.refuse_worse(result, out)
 
 
 def _print_result(out: Path, result: dict[str, Any], round_: int, n_rounds: int) -> None:
     from goco_mpi import record
+    from goco_mpi.core.survivors import DISCONNECTED, LOST_SHARD
 
     parts = [f"loss {result['loss']:.6g}"]
     if result["stopped_by"] in record.ASKED_TO_STOP:
         parts.insert(0, f"stopped in round {round_} of {n_rounds}, {record.ASKED_TO_STOP[result['stopped_by']]}")
+    elif result["stopped_by"] in (LOST_SHARD, DISCONNECTED):
+        parts.insert(0, f"stopped by deaths in round {round_} of {n_rounds}")
     elif result["stopped_by"] != "rounds":
         parts.insert(0, f"stopped by stop.{result['stopped_by']}")
     if result["suboptimality"] is not None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from goco_mpi.commands import experiments
+from goco_mpi.errors import RunError
 
 if TYPE_CHECKING:
     from goco_mpi.engine.session import Session
@@ -39,24 +40,33 @@ def _run_together(options: argparse.Namespace, session: Session, signals: StopSi
     try:
         _train(options, session, signals, config, out)
     finally:
-        if session.rank == 0:
+        if session.root:
             with contextlib.suppress(OSError):
                 record.stop_file(out).unlink(missing_ok=True)  # this run has ended
 
 
 def _train(options: argparse.Namespace, session: Session, signals: StopSignals, config: RunConfig, out: Path) -> None:
     from goco_mpi import record
+    from goco_mpi.engine.regrouping import together
     from goco_mpi.engine.requests import Requests
     from goco_mpi.engine.train import train
     from goco_mpi.progress import Progress
 
     requests = Requests(session.rank, session.size, signals, record.stop_file(out), config.stop.margin_s)
-    with Progress(config.rounds, quiet=options.quiet or session.rank > 0) as progress:
+    with Progress(config.rounds, quiet=options.quiet or not session.root) as progress:
         outcome = train(config, session, progress, requests=requests)
-    environment = session.environment()
+    result: dict[str, Any] = {}
+
+    def write(environment: dict[str, Any]) -> None:
+        if outcome is None:
+            raise RunError("The rank that was to write the record died before it could. Start again.")
+        if not result:
+            result.update(experiments.write(options, out, config, outcome, environment))
+        experiments.refuse(outcome, result, out)
 
     def finish() -> None:
-        assert outcome is not None  # rank 0 has it
-        experiments.finish(options, out, config, outcome, environment)
+        """Write the record. Collective; where a rank dies in it, it is written once and the end is met again."""
+        environment = session.environment()
+        session.share(lambda: write(environment))
 
-    session.share(finish)
+    together(session, finish, config.deadline.shutdown_s)

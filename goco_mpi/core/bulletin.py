@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,12 +34,18 @@ class Bulletin:
 
     def __init__(self, n_ranks: int, unsaid: float = -1.0) -> None:
         self.entries = np.full((2, n_ranks), -1.0)
-        self.entries[1] = unsaid
+        self.entries[1] = self._unsaid = unsaid
         """Rounds, then values; what travels, shape (2, n_ranks)."""
 
     def post(self, rank: int, round_: int, value: float) -> None:
         """Say something new of ``rank``."""
         self.entries[:, rank] = round_, value
+
+    def restart(self, absent: Collection[int]) -> None:
+        """Forget everything; those who are ``absent`` have said 0 and never say anything again."""
+        self.entries[0], self.entries[1] = -1.0, self._unsaid
+        for rank in absent:
+            self.post(rank, 0, 0.0)
 
     def merge(self, entries: Array) -> None:
         """Take over what is newer in a neighbour's entries, shape (2 * n_ranks,)."""

@@ -46,6 +46,16 @@ class Share(ABC):
     def reweighted(self, weights: Array) -> Self:
         """Return the same shards under other ``weights``, shape (n_shards,)."""
 
+    def owning(self, owned: NDArray[np.bool_], n_shards: int) -> Self:
+        """Return the same shards, of which it answers for the loss of those ``owned``, shape (n_held,), of M in all.
+
+        Raises
+        ------
+        ValueError
+            If the share cannot tell the loss of its shards.
+        """
+        raise ValueError("this share's part of the loss is fixed")
+
     def sampled(self, batch_size: int, rng: np.random.Generator) -> Self:
         """Return ``batch_size`` rows of each shard, drawn without replacement, under weights for the whole shard.
 
@@ -167,6 +177,18 @@ class ModelShare(Share):
         coded = replace(self.coded, weights=self.coded.weights * factors, l2_weight=float(weights.sum()))
         return ModelShare(self.objective, coded, self.owned, self.sizes, weights, self.test)
 
+    def owning(self, owned: NDArray[np.bool_], n_shards: int) -> ModelShare:
+        """Return the same rows, those of the shards ``owned`` weighted by 1 / n_samples in the loss."""
+        # Every row's coded weight is its shard's, times M / n_samples.
+        weights = np.repeat(self.weights, self.sizes)
+        ratios = self.coded.weights[weights > 0.0] / weights[weights > 0.0]
+        per_row = float(ratios[0]) / n_shards if ratios.size else 0.0
+        mask = owned.astype(np.float64)
+        rows = replace(
+            self.owned, weights=np.repeat(mask * per_row, self.sizes), l2_weight=float(mask.sum()) / n_shards
+        )
+        return ModelShare(self.objective, self.coded, rows, self.sizes, self.weights, self.test)
+
     def sampled(self, batch_size: int, rng: np.random.Generator) -> ModelShare:
         """Return some rows of each shard, in the order that they are stored in."""
         if max(self.sizes, default=0) <= batch_size:
@@ -248,6 +270,10 @@ class CustomShare(Share):
     def reweighted(self, weights: Array) -> CustomShare:
         """Return the same shards under other weights."""
         return CustomShare(self.objective, self.n_params, self._shards, weights, self._owned)
+
+    def owning(self, owned: NDArray[np.bool_], n_shards: int) -> CustomShare:
+        """Return the same shards, those ``owned`` with 1 / M in the loss."""
+        return CustomShare(self.objective, self.n_params, self._shards, self.weights, owned / n_shards)
 
     def gradient_blocks(self, params: Array, out: Array, shard: int | None = None) -> Iterator[None]:
         """Take one shard after the other, or only one; yield after each."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -62,6 +62,17 @@ class Topology:
             frontier = list({j for i in frontier for j in self._adjacency[i]} - seen)
             seen.update(frontier)
         return seen
+
+    def without(self, workers: Collection[int]) -> Topology:
+        """Return the graph in which these ``workers`` have no edges.
+
+        Examples
+        --------
+        >>> Topology(3, ((0, 1), (1, 2))).without([2]).edges
+        ((0, 1),)
+        """
+        gone = set(workers)
+        return Topology(self.n_workers, tuple(edge for edge in self.edges if gone.isdisjoint(edge)))
 
     def check_connected(self) -> None:
         """Refuse a graph in which some worker can never hear of another.

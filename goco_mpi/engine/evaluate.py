@@ -30,7 +30,7 @@ def history(session: Session, share: Share, snapshots: Snapshots) -> list[dict[s
     list of dict
         Rows of ``history.csv`` in order of rounds, the same on every rank.
     """
-    comm = session.comm
+    comm, size = session.comm, session.comm.Get_size()
     snapshots.thin(max(comm.allgather(snapshots.every)))
     rounds = sorted(set().union(*comm.allgather(snapshots.rounds)))
     newest = np.searchsorted(snapshots.rounds, rounds, side="right") - 1
@@ -44,7 +44,7 @@ def history(session: Session, share: Share, snapshots: Snapshots) -> list[dict[s
         params = np.stack([snapshots.params[place] for place in newest[start : start + n_rows]])
         mean = np.empty_like(params)
         comm.Allreduce(params, mean)
-        mean /= session.size
+        mean /= size
         spread = params - mean
         totals[start : start + n_rows, :4] = [_part(share, *row) for row in zip(mean, spread, strict=True)]
     comm.Allreduce(MPI.IN_PLACE, totals)
@@ -53,10 +53,10 @@ def history(session: Session, share: Share, snapshots: Snapshots) -> list[dict[s
             "round": int(round_),
             "wall_s": float(time_s),
             "loss": float(loss),
-            "consensus_distance": float(np.sqrt(squares / session.size)),
+            "consensus_distance": float(np.sqrt(squares / size)),
             "test_accuracy": float(n_correct / n_test) if n_test else None,
-            "bytes_sent": float(n_bytes / session.size),
-            "shard_gradients": float(n_gradients / session.size),
+            "bytes_sent": float(n_bytes / size),
+            "shard_gradients": float(n_gradients / size),
         }
         for round_, time_s, (loss, squares, n_correct, n_test, n_bytes, n_gradients) in zip(
             rounds, times, totals, strict=True

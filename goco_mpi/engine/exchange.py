@@ -32,6 +32,10 @@ class Exchange(ABC):
         """Whether the gradient under way is of no more use to anybody."""
         return False
 
+    def lost(self) -> list[int]:
+        """Return who has died since the last call; vectors that are offered from now on say so."""
+        return []
+
     def begin(self, round_: int, step: int, params: Array) -> None:
         """Take note that a round begins, with a gradient at ``params``; ``step`` is how many went before it."""
         return

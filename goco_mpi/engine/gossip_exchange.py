@@ -18,7 +18,7 @@ from goco_mpi.core.gossip import HEADER, Received
 from goco_mpi.core.pace.counts import ExchangeCounts
 from goco_mpi.core.pace.deadline import Deadline
 from goco_mpi.core.pace.patience import Patience
-from goco_mpi.core.pace.slots import FAILED, GOODBYE, STOPPED, Message, Outbox, ReceiveSlot, SendSlot
+from goco_mpi.core.pace.slots import FAILED, GOODBYE, LOST, STOPPED, Message, Outbox, ReceiveSlot, SendSlot
 from goco_mpi.core.pace.suspicion import Suspicion
 from goco_mpi.engine.deadline import waitany_until, waitsome_until
 from goco_mpi.engine.exchange import Exchange
@@ -76,13 +76,14 @@ class GossipExchange(Exchange):
         arrives: Callable[[int, int], bool] | None = None,
         bulletin: Bulletin | None = None,
     ) -> None:
-        self._graph = comm.Create_dist_graph_adjacent(list(neighbors), list(neighbors), reorder=False)
+        self._graph = self._communicator(comm, list(neighbors))
         self._graph.Set_name("goco_mpi.graph")
         self._poll_s = poll_s
         self._arrives = arrives
         self._bulletin = bulletin
         self._n_bulletin = 0 if bulletin is None else bulletin.entries.size
         self._rank = comm.Get_rank()
+        self._n_lost = 0  # ranks, and nobody loses any here: see `goco_mpi.engine.surviving_exchange`
         self.degree = len(neighbors)
         self._outbox = Outbox(n_params, self._n_bulletin)
         self._message = self._outbox.blank()
@@ -97,6 +98,9 @@ class GossipExchange(Exchange):
         self._patience = Patience(self._edges, deadline, time.perf_counter())
         self._synchronous = self._patience.synchronous
 
+    def _communicator(self, comm: MPI.Intracomm, neighbors: list[int]) -> MPI.Intracomm:
+        return comm.Create_dist_graph_adjacent(neighbors, neighbors, reorder=False)
+
     def _edge(self, neighbor: int, n_params: int) -> Edge:
         """Set up one edge on persistent requests, one a buffer: cheaper to start than new ones."""
         buffers = np.zeros((2, HEADER + self._n_bulletin + n_params))
@@ -106,20 +110,22 @@ class GossipExchange(Exchange):
         self._persistent += receives
 
         def receive(index: int) -> MPI.Request:
-            receives[index].Start()
-            return receives[index]
+            return self._start(receives[index])
 
         def send(message: Message) -> MPI.Request:
             key = message, suspicion.suspect
             if key not in sends:
                 sends[key] = self._prepare_send(*key, neighbor)
                 self._persistent.append(sends[key])
-            sends[key].Start()
-            return sends[key]
+            return self._start(sends[key])
 
         slot = ReceiveSlot(buffers, receive, self._n_bulletin)
         arrives = None if self._arrives is None else partial(self._arrives, neighbor)
         return Edge(neighbor, SendSlot(send), slot, suspicion, arrives)
+
+    def _start(self, request: MPI.Prequest) -> MPI.Request:
+        request.Start()
+        return request
 
     def _prepare_send(self, message: Message, suspect: bool, neighbor: int) -> MPI.Prequest:
         if suspect:
@@ -154,7 +160,7 @@ class GossipExchange(Exchange):
             Whether a message arrived.
         """
         requests, degree, arrived = self._requests, self.degree, False
-        for index in waitsome_until(requests, deadline, self._poll_s):
+        for index in self._completed(deadline):
             if index < degree:
                 self._take_in(self._edges[index])
                 self._listen(index)
@@ -165,9 +171,13 @@ class GossipExchange(Exchange):
                 requests[index] = slot.request or MPI.REQUEST_NULL
         return arrived
 
+    def _completed(self, deadline: float) -> list[int]:
+        """Return which requests are complete; wait for the first such until ``deadline``."""
+        return waitsome_until(self._requests, deadline, self._poll_s)
+
     def _take_in(self, edge: Edge) -> None:
         slot = edge.receive
-        if self._bulletin is not None:
+        if self._bulletin is not None and slot.lost == self._n_lost:
             self._bulletin.merge(slot.bulletin)
         slot.complete(edge.arrives)
         edge.arrived_s = time.perf_counter()
@@ -194,12 +204,13 @@ class GossipExchange(Exchange):
     def _send(self, round_: int, step: int, flags: int) -> None:
         if self._synchronous:
             self._let_leave(math.inf)
-        self._message.write_header(round_, flags, self._patience.offer(time.perf_counter()), step)
+        self._message.write_header(round_, flags + LOST * self._n_lost, self._patience.offer(time.perf_counter()), step)
         if self._bulletin is not None:
             self._message.bulletin[:] = self._bulletin.entries.ravel()
         for index, edge in enumerate(self._edges, self.degree):
-            edge.send.offer(self._message)
-            self._requests[index] = edge.send.request
+            if not edge.send.buried:
+                edge.send.offer(self._message)
+                self._requests[index] = edge.send.request
 
     def _let_leave(self, end: float) -> None:
         """Let waiting messages leave, lest the next supersedes them: synchronous neighbours need every round's."""
@@ -265,8 +276,12 @@ class GossipExchange(Exchange):
         while any(edge.send.request is not None or edge.receive.request is not None for edge in self._edges):
             self._progress(end)
             if time.perf_counter() >= end:
-                silent = [edge.neighbor for edge in self._edges if not edge.receive.goodbye]
+                silent = [edge.neighbor for edge in self._edges if not (edge.receive.goodbye or edge.send.buried)]
                 raise RunError(f"ranks {silent} did not end. {_shutdown_advice(time_limit_s)}")
+        self._dissolve(end, time_limit_s)
+
+    def _dissolve(self, end: float, time_limit_s: float) -> None:
+        """Wait for all ranks, and free what MPI keeps."""
         if waitany_until([self._graph.Ibarrier()], end, max(self._poll_s, 1e-4)) is None:
             raise RunError(f"not all ranks ended. {_shutdown_advice(time_limit_s)}")
         for request in self._persistent:

@@ -82,6 +82,17 @@ def _leading_int(text: str, default: int) -> int:
     return int(digits) if digits else default
 
 
+def asks_for_fault_tolerance(environment: Mapping[str, str] = os.environ) -> bool:
+    """Tell whether the job was started with Open MPI's ``mpiexec --with-ft ulfm``.
+
+    Examples
+    --------
+    >>> asks_for_fault_tolerance({"OMPI_MCA_mpi_ft_enable": "1"}), asks_for_fault_tolerance({})
+    (True, False)
+    """
+    return environment.get("OMPI_MCA_mpi_ft_enable", "0").lower() in ("1", "true", "yes", "on")
+
+
 def usable_cores() -> int:
     """Return the number of cores this process may run on."""
     if hasattr(os, "sched_getaffinity"):

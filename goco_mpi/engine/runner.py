@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from goco_mpi.core.events import NONE, EventLog
 from goco_mpi.core.gossip import Mixing
-from goco_mpi.core.methods import Method, Place
+from goco_mpi.core.methods import Encoding, Method, Place
 from goco_mpi.core.pace import rounds
 from goco_mpi.core.pace.counts import RunCounts, Spent
 from goco_mpi.core.pace.deadline import Deadline
@@ -22,6 +22,7 @@ from goco_mpi.core.schedules import StepSchedule
 from goco_mpi.engine.background import Background
 from goco_mpi.engine.exchange import Exchange
 from goco_mpi.engine.gradients import GradientWork
+from goco_mpi.engine.recovery import Recovery
 from goco_mpi.engine.stopping import Stopping
 
 Array = NDArray[np.float64]
@@ -121,6 +122,8 @@ class RoundLoop:
         Takes down what decided every vector.
     timeline : Timeline, optional
         Takes down when.
+    recovery : Recovery, optional
+        What to do when other ranks die, where the MPI goes on then.
     """
 
     def __init__(
@@ -141,8 +144,11 @@ class RoundLoop:
         background: Background | None = None,
         events: EventLog | None = None,
         timeline: Timeline | None = None,
+        recovery: Recovery | None = None,
     ) -> None:
         self._work = work
+        self._place = place
+        self._recovery = recovery
         self._method = method
         self._mixing = mixing
         begin_s = time.perf_counter()
@@ -220,7 +226,7 @@ class RoundLoop:
         start = time.perf_counter()
         deadline = start + self._compute_deadline.seconds
         waited_s = self.counts.wait_s
-        blocks = self._work.start(self.params, self.round, self.counts.rounds, self._method.encoding(self._state))
+        blocks = self._work.start(self.params, self.round, self.counts.rounds, self._encoding())
         finished = True
         for _ in blocks if self._background is None else self._background.around(blocks):
             self._exchange.drain()
@@ -240,6 +246,19 @@ class RoundLoop:
         # One that was cut counts as what it lasted until then; see `Deadline.observe`.
         self._compute_deadline.observe(seconds)
         return self._work.finish() if finished else self._work.cut()
+
+    def _encoding(self) -> Encoding | None:
+        """Return the weights that a gradient is coded with: the method's, or without the dead."""
+        encoding = self._method.encoding(self._state)
+        if self._recovery is None or encoding is not None or self._place.all_weights is not None:
+            return encoding  # the method sees to its weights itself
+        return self._recovery.encoding
+
+    def _bereave(self, recovery: Recovery) -> None:
+        """Go on without those who have died since the last step."""
+        if lost := self._exchange.lost():
+            recovery.lose(lost, self.round, self._stopping)
+            self._method.lose(self._state, self._place, recovery.alive)
 
     def _keep_up(self) -> None:
         """Gossip in the middle of a gradient if the neighbours are further.
@@ -266,6 +285,9 @@ class RoundLoop:
             Whether to go past the present round.
         """
         step_size = self._step_size(self.round)
+        if self._recovery is not None:
+            self._bereave(self._recovery)
+            step_size *= self._recovery.step_scale
         gradient = None if work is None else work.gradient
         self._method.send(self._state, gradient, step_size, self.round, self._exchange.blank())
         offered = waited = time.perf_counter()  # before it leaves: nobody may have it earlier

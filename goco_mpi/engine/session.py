@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import shutil
 import sys
 import time
@@ -23,8 +24,10 @@ try:
 
     # MPI starts at the end of this module: MPICH under Open MPI's launcher would abort in its start.
     mpi4py.rc.initialize = False
-    mpi4py.rc.finalize = True
+    mpi4py.rc.finalize = not launcher.asks_for_fault_tolerance()
     from mpi4py import MPI
+
+    from goco_mpi.engine import failures
 except (ImportError, RuntimeError) as error:
     reason = str(error).splitlines()[0]
     raise InputError(
@@ -68,6 +71,7 @@ class Session:
         if comm is None and guard:
             _guard_world_size(parent.Get_size(), expected_ranks)
         self.comm = parent.Dup()
+        self.survives = failures.tolerated()
         self.comm.Set_name("goco_mpi")
         self.rank = self.comm.Get_rank()
         self.size = self.comm.Get_size()
@@ -75,6 +79,11 @@ class Session:
         node = self.comm.Split_type(MPI.COMM_TYPE_SHARED)
         self.ranks_on_node = node.Get_size()
         node.Free()
+
+    @property
+    def root(self) -> bool:
+        """Whether this rank speaks and writes for all: rank 0, or the first that lives."""
+        return self.comm.Get_rank() == 0
 
     @property
     def prefix(self) -> str:
@@ -101,6 +110,8 @@ class Session:
             self.abort(f"{self.prefix} {error}")
         elif isinstance(error, KeyboardInterrupt):
             self.abort(f"{self.prefix} interrupted")
+        elif self.survives and isinstance(error, MPI.Exception) and (why := failures.obituary(self.comm)):
+            self.abort(f"{self.prefix} {why}")
         else:
             text = "".join(traceback.format_exception(kind, error, trace))
             self.abort(f"{self.prefix} unexpected error; please report it, unless it comes from code of yours:\n{text}")
@@ -112,6 +123,8 @@ class Session:
 
     def abort(self, message: str) -> None:
         """Print ``message`` and end the whole job, unless this is a session of one rank."""
+        if self.survives:
+            failures.let_the_first_speak(self.comm)
         print(message, file=sys.stderr, flush=True)
         if self.size > 1:
             time.sleep(LAST_WORDS_S)
@@ -147,12 +160,12 @@ class Session:
     def agreed(self, error: GocoError) -> GocoError:
         """Return ``error`` marked as one that every rank raises, so that rank 0 alone says it."""
         error.agreed = True
-        error.silent = self.rank > 0
+        error.silent = not self.root
         return error
 
     def share(self, action: Callable[[], T]) -> T:
         """Run ``action`` on rank 0 and give every rank its result, or its error. Collective."""
-        result = self.agree(lambda: action() if self.rank == 0 else None)
+        result = self.agree(lambda: action() if self.root else None)
         return cast("T", self.comm.bcast(result))
 
     def agree_on(self, what: str, fingerprint: int) -> None:
@@ -246,6 +259,8 @@ def _start_mpi() -> None:
         # mpi4py warns of a launcher of another MPI; the world size tells, and we say how to mend it.
         warnings.simplefilter("ignore", RuntimeWarning)
         MPI.Init_thread(MPI.THREAD_MULTIPLE)
+    if not mpi4py.rc.finalize:
+        atexit.register(failures.finalize_unless_bereaved)
 
 
 def _guard_world_size(size: int, expected_ranks: int | None) -> None:

@@ -92,6 +92,15 @@ class Stopping:
                 self._decide(asked)
         return self._exchange.stopped
 
+    def stop(self, reason: str) -> None:
+        """Stop the run for a reason that is found elsewhere, unless it stops already."""
+        if self.reason is None:
+            self._decide(reason)
+
+    def forget(self) -> None:
+        """Tell the loss anew in the next round: what all have told is of no more use."""
+        self._next_loss_round = 0
+
     def after_round(self, round_: int, step_size: float, used_gradient: bool, params: Array) -> None:
         """Look at what a round brought.
 

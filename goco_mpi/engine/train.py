@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from goco_mpi.core.bulletin import Bulletin
 from goco_mpi.core.events import EventLog
 from goco_mpi.core.pace.deadline import FIRST_GOSSIP_S, Deadline
 from goco_mpi.core.shares import Share
+from goco_mpi.core.survivors import DISCONNECTED, LOST_SHARD, shards_text
 from goco_mpi.engine import evaluate
 from goco_mpi.engine.allreduce_exchange import AllreduceExchange
 from goco_mpi.engine.background import Background
@@ -24,13 +26,16 @@ from goco_mpi.engine.central_exchange import CentralExchange
 from goco_mpi.engine.exchange import Exchange
 from goco_mpi.engine.gossip_exchange import GossipExchange
 from goco_mpi.engine.gradients import GradientWork
+from goco_mpi.engine.recovery import Recovery
+from goco_mpi.engine.regrouping import regroup, together
 from goco_mpi.engine.requests import Requests
 from goco_mpi.engine.runner import RoundLoop, Snapshots, Timeline
 from goco_mpi.engine.session import THREADS, Session
 from goco_mpi.engine.stopping import Stopping
+from goco_mpi.engine.surviving_exchange import SurvivingExchange
 from goco_mpi.errors import InputError, divergence
 from goco_mpi.experiment import Layout, Problem, batch, lay_out, load_problem, step_schedule, synchronous_curvature
-from goco_mpi.record import Outcome
+from goco_mpi.record import Death, Outcome
 from goco_mpi.schema import RunConfig
 
 Array = NDArray[np.float64]
@@ -62,7 +67,7 @@ def train(
     Returns
     -------
     Outcome or None
-        On rank 0; None on the others.
+        On `Session.root`; None on the others.
 
     Raises
     ------
@@ -74,9 +79,11 @@ def train(
     session.agree(lambda: _check_threads(config))
     layout = session.agree(lambda: lay_out(config, session.size))
     session.agree_on("the layout", layout.fingerprint())
-    share, problem = _distribute(session, layout)
-    outcome = descend(layout, session, share, np.zeros(share.n_params), progress, callback, requests)
-    if outcome is not None and problem is not None:
+    share, sizes, problem = _distribute(session, layout)
+    outcome = descend(layout, session, share, np.zeros(share.n_params), progress, callback, requests, sizes)
+    # Without some of the data the optimum would be another function's.
+    if outcome is not None and config.record.optimum and not outcome.lost:
+        problem = problem or load_problem(config)  # who had it is dead
         outcome = dataclasses.replace(outcome, loss_optimum=problem.optimum())
     return outcome
 
@@ -89,6 +96,7 @@ def descend(
     progress: Callable[[int], None] = lambda round_: None,
     callback: Callback | None = None,
     requests: Requests | None = None,
+    sizes: Sequence[int] | None = None,
 ) -> Outcome | None:
     """Go through the rounds of a layout, every rank with its share of the work. Collective.
 
@@ -103,11 +111,13 @@ def descend(
         First parameters, the same on every rank.
     progress, callback, requests : optional
         As in `train`.
+    sizes : sequence of int, optional
+        Rows of every shard, to say what is lost with a rank.
 
     Returns
     -------
     Outcome or None
-        On rank 0; None on the others.
+        On `Session.root`; None on the others.
 
     Raises
     ------
@@ -119,7 +129,8 @@ def descend(
     schedule = step_schedule(config, *(_curvature(session, layout, share, start) if automatic else (math.nan, None)))
     exchange = _exchange(session, layout, layout.method.message_size(share.n_params))
     snapshots = Snapshots(config.record.every)
-    stopping = Stopping(config.stop, exchange, share.loss, callback, requests)
+    recovery = Recovery(layout, session.rank, share, sizes) if session.survives else None
+    stopping = Stopping(config.stop, exchange, share.loss if recovery is None else recovery.loss, callback, requests)
     events = EventLog(exchange.degree, share.n_shards if late == "partial" else 0) if config.record.events else None
     timeline = Timeline() if config.record.timeline else None
     clock_offset_s = session.clock_offset() if timeline else 0.0
@@ -142,33 +153,56 @@ def descend(
             background=background,
             events=events,
             timeline=timeline,
+            recovery=recovery,
         )
         session.barrier()
         diverged = loop.run()
-    exchange.close(loop.round, loop.counts.rounds, diverged, config.deadline.shutdown_s)
-    step_size = schedule(loop.round) if layout.method.steps else None
-    _refuse_divergence(session, loop.round if diverged else None, step_size)
-    stopped_by, last_round = _end(session, stopping.reason, loop.round, config.rounds)
-    snapshots.finish(last_round, loop.counts.wall_s, loop.params, loop.spent())
-    history = evaluate.history(session, share, snapshots)
-    stacked_params = session.comm.gather(loop.params)
-    ranks = session.comm.gather(_counts(session, loop, exchange, share))
-    tables = session.comm.gather(None if events is None else events.events().table)
-    times = session.comm.gather(None if timeline is None else timeline.table(exchange.degree, clock_offset_s))
-    if stacked_params is None or ranks is None or tables is None or times is None:
-        return None
-    return Outcome(
-        history=history,
-        ranks=ranks,
-        stacked_params=np.stack(stacked_params),
-        step_size=schedule(0),
-        momentum=schedule.momentum,
-        wall_s=max(row["wall_s"] for row in ranks),
-        loss_optimum=None,
-        stopped_by=stopped_by,
-        events=None if events is None else tables,
-        timeline=None if timeline is None else times,
-    )
+    shutdown_s = config.deadline.shutdown_s
+    exchange.close(loop.round, loop.counts.rounds, diverged, shutdown_s)
+    if session.survives:
+        regroup(session, shutdown_s)
+
+    def conclude() -> Outcome | None:
+        """Work out together what was achieved. Collective, and the same when done again."""
+        step_size = schedule(loop.round) if layout.method.steps else None
+        _refuse_divergence(session, loop.round if diverged else None, step_size)
+        stopped_by, last_round = _end(session, stopping.reason, loop.round, config.rounds)
+        snapshots.finish(last_round, loop.counts.wall_s, loop.params, loop.spent())
+        alone = () if recovery is None else sorted(set(range(session.size)) - set(session.comm.allgather(session.rank)))
+        left = layout.without(alone) if alone else None
+        part = share if recovery is None or left is None else recovery.owner(left)
+        history = evaluate.history(session, part, snapshots)
+        stacked_params = session.comm.gather(loop.params)
+        ranks = session.comm.gather(_counts(session, loop, exchange, share))
+        heard = session.comm.gather({} if recovery is None else recovery.dead)
+        tables = session.comm.gather(None if events is None else events.events().table)
+        times = session.comm.gather(None if timeline is None else timeline.table(exchange.degree, clock_offset_s))
+        if stacked_params is None or ranks is None or heard is None or tables is None or times is None:
+            return None
+        if left is not None and left.lost_shards and config.stop.on_lost_shard == "stop" and stopped_by != DISCONNECTED:
+            stopped_by = LOST_SHARD  # however late: what was reached cannot be told without the data
+        whole = not alone  # a record without the dead's part of it tells no story
+        return Outcome(
+            history=history,
+            ranks=ranks,
+            stacked_params=np.stack(stacked_params),
+            step_size=schedule(0),
+            momentum=schedule.momentum,
+            wall_s=max(row["wall_s"] for row in ranks),
+            loss_optimum=None,
+            stopped_by=stopped_by,
+            events=tables if events is not None and whole else None,
+            timeline=times if timeline is not None and whole else None,
+            deaths=[
+                Death(
+                    rank, {row["rank"]: known[rank] for row, known in zip(ranks, heard, strict=True) if rank in known}
+                )
+                for rank in alone
+            ],
+            lost=shards_text(left.lost_shards, sizes) if left is not None and left.lost_shards else None,
+        )
+
+    return together(session, conclude, shutdown_s)
 
 
 def _check_threads(config: RunConfig) -> None:
@@ -200,20 +234,23 @@ def _counts(session: Session, loop: RoundLoop, exchange: Exchange, share: Share)
     }
 
 
-def _distribute(session: Session, layout: Layout) -> tuple[Share, Problem | None]:
+def _distribute(session: Session, layout: Layout) -> tuple[Share, list[int] | None, Problem | None]:
     """Load the data on rank 0 and give every rank the rows of its shards. Collective.
 
     One reader is kind to the file system, spares the others the data libraries, and leaves no
-    doubt that all train on the same samples.
+    doubt that all train on the same samples. Where ranks may die everybody also hears of the rows of every shard.
     """
     root = session.rank == 0
     problem = session.agree(lambda: load_problem(layout.config) if root else None)
+    sizes = None if problem is None else [len(rows) for rows in problem.shards]
+    if session.survives:
+        sizes = session.comm.bcast(sizes)
     if problem is None:
         share: Share = session.comm.recv(source=0)
-        return share, None
+        return share, sizes, None
     for dest in range(1, session.size):
         session.comm.send(problem.share(layout, dest), dest)
-    return problem.share(layout, 0), problem if layout.config.record.optimum else None
+    return problem.share(layout, 0), sizes, problem if layout.config.record.optimum else None
 
 
 def _curvature(session: Session, layout: Layout, share: Share, start: Array) -> tuple[float, float | None]:
@@ -266,7 +303,10 @@ def _exchange(session: Session, layout: Layout, message_size: int) -> Exchange:
             None if config.stop.target_loss is None else Bulletin(session.size),
         )
     lossy = layout.stragglers.lossy
-    return GossipExchange(
+    gossip: Callable[..., Exchange] = GossipExchange
+    if session.survives and layout.method.survives:  # otherwise a death on an edge ends the run
+        gossip = partial(SurvivingExchange, restarts=layout.method.restarts)
+    return gossip(
         session.comm,
         layout.topology.neighbors(session.rank),
         message_size,

@@ -129,6 +129,11 @@ class Method(ABC, Generic[S]):
         Whether it takes steps of the size that the config gives.
     solvers : tuple of str
         What a master may minimise with, the default first; see `goco_mpi.core.methods.central`.
+    survives : bool
+        Whether a run can go on when a worker dies.
+    restarts : bool
+        Whether what a dead worker took with it is missed by all, so that they begin anew in `lose`, and then mix
+        messages only of those that have lost as many.
     """
 
     name: ClassVar[str]
@@ -142,6 +147,8 @@ class Method(ABC, Generic[S]):
     late: ClassVar[Literal["discard", "memory"]] = "discard"
     steps: ClassVar[bool] = True
     solvers: ClassVar[tuple[str, ...]] = ()
+    survives: bool = True
+    restarts: bool = False
 
     def message_size(self, n_params: int) -> int:
         """Return the numbers in a message; here one vector."""
@@ -162,6 +169,10 @@ class Method(ABC, Generic[S]):
     def counts(self, state: S) -> dict[str, int]:
         """Return what the method counted of its own, by column of the record."""
         return {}
+
+    def lose(self, state: S, place: Place, alive: NDArray[np.bool_]) -> None:
+        """Go on without those who are not ``alive``, shape (n_workers,), of whom nothing more is in the inbox."""
+        return
 
     @abstractmethod
     def send(self, state: S, gradient: Gradient | None, step_size: float, round_: int, out: Array) -> None:

@@ -51,6 +51,7 @@ class Chebyshev(Method[ChebyshevState]):
 
     name = "goco"
     mixings = ("stale", "fold", "symmetric")
+    survives = False
 
     def __init__(self, n_rounds: int, radius: float) -> None:
         self._n_rounds = n_rounds

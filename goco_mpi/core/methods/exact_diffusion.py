@@ -7,6 +7,9 @@
 Gradients may be late. Messages may not: a pair must mix both or neither, so that it asks
 for ``deadline.gossip_s = inf`` or the symmetric rule.
 
+sum_i (x_i - psi_i(before)) stays zero. A worker that dies takes its part with it: those who hear of it begin anew as
+in the first round, and mix only with those who have done so too.
+
 References
 ----------
 Yuan, Ying, Zhao & Sayed, "Exact diffusion for distributed optimization and learning", arXiv 1702.05122.
@@ -18,6 +21,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from goco_mpi.core.gossip import Mixing, Received
 from goco_mpi.core.methods.base import Array, Gradient, Method, Place, State
@@ -37,10 +41,15 @@ class ExactDiffusion(Method[ExactDiffusionState]):
     name = "exact_diffusion"
     remembers = True
     mixings = ("symmetric",)
+    restarts = True
 
     def start(self, params: Array, place: Place) -> ExactDiffusionState:
         """Return a state that has seen no gradient yet."""
         return ExactDiffusionState(params.copy(), np.zeros_like(params))
+
+    def lose(self, state: ExactDiffusionState, place: Place, alive: NDArray[np.bool_]) -> None:
+        """Begin anew from the parameters."""
+        state.psi = None
 
     def send(
         self, state: ExactDiffusionState, gradient: Gradient | None, step_size: float, round_: int, out: Array

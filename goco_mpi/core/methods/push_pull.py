@@ -10,6 +10,9 @@
 sigma is cumulative, so that a message that is lost or overtaken loses nothing: the next one
 brings its share. At any time sum_i y_i + (what is under way) = sum_i m_i.
 
+A worker that dies takes its y_j with it, and what was under way. Those who hear of it begin anew, y_i = m_i with all
+sums at zero, and hear only those who have done so too: among them the sum is as above.
+
 References
 ----------
 Tian, Sun & Scutari, "ASY-SONATA", arXiv 1803.10359; Pu, Shi, Xu & Nedic, "Push-pull gradient
@@ -23,6 +26,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from goco_mpi.core.gossip import Mixing, Received
 from goco_mpi.core.methods.base import Array, Gradient, Method, Place, State
@@ -30,13 +34,14 @@ from goco_mpi.core.methods.base import Array, Gradient, Method, Place, State
 
 @dataclass
 class PushPullState(State):
-    """As in the module: memory m, tracker y, running sum sigma, rho of each neighbour, and what came in."""
+    """As in the module: memory m, tracker y, running sum sigma, rho of each neighbour, what came in; the degree."""
 
     memory: Array
     tracker: Array
     sigma: Array
     rho: Array
     inflow: Array
+    degree: int
 
 
 class PushPull(Method[PushPullState]):
@@ -45,6 +50,7 @@ class PushPull(Method[PushPullState]):
     name = "push_pull"
     remembers = True
     mixings = ("fold", "stale", "symmetric")
+    restarts = True
 
     def message_size(self, n_params: int) -> int:
         """Return the length of (v, sigma)."""
@@ -60,12 +66,20 @@ class PushPull(Method[PushPullState]):
             sigma=np.zeros(n),
             rho=np.zeros((len(place.neighbors), n)),
             inflow=np.zeros(n),
+            degree=len(place.neighbors),
         )
+
+    def lose(self, state: PushPullState, place: Place, alive: NDArray[np.bool_]) -> None:
+        """Begin to track anew, from the gradient memory."""
+        state.degree = int(alive[list(place.neighbors)].sum())
+        np.copyto(state.tracker, state.memory)
+        for vector in (state.sigma, state.rho, state.inflow):
+            vector[:] = 0.0
 
     def send(self, state: PushPullState, gradient: Gradient | None, step_size: float, round_: int, out: Array) -> None:
         """Update the tracker and send (v, sigma)."""
         n = state.params.size
-        share = 1.0 / (1.0 + len(state.rho))
+        share = 1.0 / (1.0 + state.degree)
         u = state.tracker.copy()
         if gradient is not None:
             u += gradient.vector - state.memory

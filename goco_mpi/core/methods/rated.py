@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from goco_mpi.core import encoding, rates
 from goco_mpi.core.bulletin import Bulletin
@@ -30,6 +31,7 @@ class RatedState(State):
     table: Bulletin
     round: int = -1
     encoding: Encoding | None = None
+    alive: NDArray[np.bool_] | None = None
 
 
 class Rated(Method[RatedState]):
@@ -47,6 +49,7 @@ class Rated(Method[RatedState]):
 
     def __init__(self, inner: Method[Any], weights: str, kind: str, n_workers: int) -> None:
         self._inner = inner
+        self.survives, self.restarts = inner.survives, inner.restarts
         self._weights = weights
         self._kind = kind
         self._table_size = 2 * n_workers
@@ -66,11 +69,20 @@ class Rated(Method[RatedState]):
         place = state.place
         said, known = state.table.entries
         present = rates.present(self._kind, known, said, state.round)
-        weights = encoding.of_worker(self._weights, place.held, present, place.worker, rates.LEAST_RATE)
-        weights *= place.n_workers / place.n_shards
+        held, me, n_alive = place.held, place.worker, place.n_workers
+        if state.alive is not None:
+            held, present = held[state.alive], present[state.alive]
+            me, n_alive = int(state.alive[:me].sum()), int(state.alive.sum())
+        weights = encoding.of_worker(self._weights, held, present, me, rates.LEAST_RATE)
+        weights *= n_alive / place.n_shards
         if state.encoding is None or not np.array_equal(weights, state.encoding.weights):
             state.encoding = Encoding(weights)
         return state.encoding
+
+    def lose(self, state: RatedState, place: Place, alive: NDArray[np.bool_]) -> None:
+        """Make up for the dead from now on; the rest is the method's."""
+        state.alive = alive
+        self._inner.lose(state.inner, place, alive)
 
     def send(self, state: RatedState, gradient: Gradient | None, step_size: float, round_: int, out: Array) -> None:
         """Put the table behind the method's own message."""

@@ -11,6 +11,8 @@ away would leave nothing but rounding.
 sum_i z_i + (what is under way) changes by the gradients alone. The sums grow without bound, so
 that double precision is needed: each round loses one part in 1e16 of what has ever been sent.
 
+Where a worker dies the others begin anew from their x_i, with weight 1, and hear only those who have done so too.
+
 References
 ----------
 Hadjicostis, Vaidya & Dominguez-Garcia, "Robust distributed average consensus via exchange of running
@@ -23,6 +25,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from goco_mpi.core.gossip import Mixing, Received
 from goco_mpi.core.methods.base import Array, Gradient, Method, Place, State
@@ -37,6 +40,7 @@ class RunningSumsState(State):
     mass: Array
     sigma: Array
     rho: Array
+    degree: int
 
 
 class RunningSums(Method[RunningSumsState]):
@@ -45,6 +49,7 @@ class RunningSums(Method[RunningSumsState]):
     name = "goco"
     reweighs = True
     mixings = ("running",)
+    restarts = True
 
     def message_size(self, n_params: int) -> int:
         """Return the length of sigma."""
@@ -53,7 +58,16 @@ class RunningSums(Method[RunningSumsState]):
     def start(self, params: Array, place: Place) -> RunningSumsState:
         """Return a state of weight one."""
         n = params.size + 1
-        return RunningSumsState(params.copy(), np.append(params, 1.0), np.zeros(n), np.zeros((len(place.neighbors), n)))
+        degree = len(place.neighbors)
+        return RunningSumsState(params.copy(), np.append(params, 1.0), np.zeros(n), np.zeros((degree, n)), degree)
+
+    def lose(self, state: RunningSumsState, place: Place, alive: NDArray[np.bool_]) -> None:
+        """Begin anew from the parameters."""
+        state.degree = int(alive[list(place.neighbors)].sum())
+        state.mass[:-1] = state.params
+        state.mass[-1] = 1.0
+        state.sigma[:] = 0.0
+        state.rho[:] = 0.0
 
     def send(
         self, state: RunningSumsState, gradient: Gradient | None, step_size: float, round_: int, out: Array
@@ -62,7 +76,7 @@ class RunningSums(Method[RunningSumsState]):
         if gradient is not None:
             state.mass[:-1] -= step_size * state.mass[-1] * gradient.vector
         if state.mass[-1] >= LEAST_WEIGHT:
-            state.mass *= 1.0 / (1.0 + len(state.rho))
+            state.mass *= 1.0 / (1.0 + state.degree)
             state.sigma += state.mass
         np.copyto(out, state.sigma)
 

@@ -48,6 +48,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from numpy.typing import NDArray
 
 from goco_mpi.core.gossip import Mixing, Received
 from goco_mpi.core.methods.base import Array, Encoding, Gradient, Method, Place, State
@@ -55,7 +56,7 @@ from goco_mpi.core.methods.relaxation import curvature, relaxation
 from goco_mpi.core.methods.scaling import Scaling, trust
 from goco_mpi.core.methods.table import ENTRY, Table
 from goco_mpi.core.reweighting import MOST_WORKERS, Pace, Reweighting, patience
-from goco_mpi.errors import InputError
+from goco_mpi.errors import InputError, RunError
 
 FIRST_ALPHA = 0.5
 SETBACK = 1.5
@@ -161,6 +162,20 @@ class TableNewton(Method[TableNewtonState]):
     def counts(self, state: TableNewtonState) -> dict[str, int]:
         """Return the steps in which the worker was left out, as far as it knew."""
         return {"left_out": state.n_left_out}
+
+    def lose(self, state: TableNewtonState, place: Place, alive: NDArray[np.bool_]) -> None:
+        """Do nothing: the dead are silent, and left out like everybody who is.
+
+        Raises
+        ------
+        RunError
+            If there are too many workers for anybody to be left out.
+        """
+        if state.reweighting is None:
+            raise RunError(
+                f"Rank {int(np.flatnonzero(~alive)[0])} died, and method.kind = '{self.name}' leaves nobody out on "
+                f"more than {MOST_WORKERS} ranks. Start again, or use method.kind = 'push_pull', which survives it."
+            )
 
     def encoding(self, state: TableNewtonState) -> Encoding | None:
         """Return the weights by the declaration that holds."""

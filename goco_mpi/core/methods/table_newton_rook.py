@@ -37,6 +37,8 @@ class RookState(TableNewtonState):
 class RookTableNewton(TableNewton):
     """See the module."""
 
+    survives = False  # who was heard of through the dead would not be heard of any more
+
     def message_size(self, n_params: int) -> int:
         """Return the length of a message of the complete graph, and a row entry."""
         return super().message_size(n_params) + ENTRY + 2 * n_params

@@ -21,6 +21,8 @@ Array = NDArray[np.float64]
 GOODBYE = 1
 FAILED = 2
 STOPPED = 4
+LOST = 8
+"""How many workers the sender has lost counts in the flags as multiples of this."""
 
 
 class Message:
@@ -84,6 +86,7 @@ class SendSlot:
         self._in_flight: Message | None = None
         self._waiting: Message | None = None
         self.request: Any = None
+        self.buried = False
         self.n_sent = 0
         self.n_superseded = 0
 
@@ -113,6 +116,13 @@ class SendSlot:
             message, self._waiting = self._waiting, None
             self._send(message)
 
+    def bury(self) -> None:
+        """Send nothing more: the receiver is dead. What is under way keeps its buffer, which MPI may still read."""
+        if self._waiting is not None:
+            self._waiting.users -= 1
+        self._waiting = self._in_flight = self.request = None
+        self.buried = True
+
     def _send(self, message: Message) -> None:
         self._in_flight = message
         self.request = self._start(message)
@@ -137,6 +147,8 @@ class ReceiveSlot:
         Round of the newest value kept; older than ``heard_round`` when messages are lost by script.
     value_step : int
         Step of the neighbour that value is of, -1 before the first.
+    value_lost : int
+        How many workers the neighbour had lost when it sent that value.
     busy_s : float
         Seconds the neighbour worked, rather than waited, for the message heard last.
     flags : int
@@ -154,6 +166,7 @@ class ReceiveSlot:
         self.heard_round = -1
         self.value_round = -1
         self.value_step = -1
+        self.value_lost = 0
         self.busy_s = 0.0
         self.flags = 0
         self.reached = -1.0
@@ -171,9 +184,20 @@ class ReceiveSlot:
         return None if self.value_step < 0 else self._values[1 - self._posted]
 
     @property
+    def lost(self) -> int:
+        """How many workers the sender of the message that arrived had lost, to be read before the next `complete`."""
+        return int(self._heads[self._posted][1]) // LOST
+
+    @property
     def bulletin(self) -> Array:
         """The bulletin that arrived, to be read before the next `complete`."""
         return self._bulletins[self._posted]
+
+    def bury(self) -> None:
+        """Expect nothing more and forget the value: the neighbour is dead."""
+        self.request = None
+        self.reached = math.inf
+        self.value_round = self.value_step = -1
 
     def complete(self, arrives: Callable[[int], bool] | None = None) -> None:
         """Take in the message that arrived and post the next receive at once.
@@ -186,12 +210,12 @@ class ReceiveSlot:
         round_, flags, self.busy_s, step = self._heads[self._posted].tolist()
         round_ = int(round_)
         self.n_received += 1
-        self.flags = int(flags)
+        lost, self.flags = divmod(int(flags), LOST)
         if round_ > self.heard_round:
             self.heard_round = round_
         self.reached = math.inf if self.flags & GOODBYE else self.heard_round
         # A goodbye carries the final parameters, and is mixed like any vector where rounds go on.
         if (arrives is None or arrives(round_)) and round_ >= self.value_round:
-            self.value_round, self.value_step = round_, int(step)
+            self.value_round, self.value_step, self.value_lost = round_, int(step), lost
             self._posted = 1 - self._posted
         self.request = None if self.flags & GOODBYE else self._start(self._posted)

@@ -37,6 +37,10 @@ class Step(ABC):
         """Return what (N/M) a_ik a worker's gradient of this round is taken with; None: its share's own."""
         return None
 
+    def lose(self, who: Finished) -> None:
+        """Let those ``who`` have just heard of deaths begin anew, where the method needs that."""
+        return
+
     def work(self, done: Array, t: int) -> None:
         """Hear what share of its gradient each worker finished in this round, shape (n_workers,)."""
         return

@@ -18,13 +18,19 @@ class StackedExactDiffusion(Step):
         self.links = links
         self.m = np.zeros_like(x)
         self.psi: Array | None = None
+        self.fresh = np.ones(len(x), dtype=bool)
+
+    def lose(self, who: Finished) -> None:
+        """Begin anew as in the first round."""
+        self.fresh |= who
 
     def advance(self, g: Array, finished: Finished, eta: float, t: int) -> None:
         """Go on by one round."""
         self.m = np.where(finished[:, None], g, self.m)
         psi = self.x - eta * self.m
-        phi = psi if self.psi is None else psi + self.x - self.psi
+        phi = psi if self.psi is None else np.where(self.fresh[:, None], psi, psi + self.x - self.psi)
         self.psi = psi
+        self.fresh[:] = False
         if not self.links.perfect:
             self.links.deliver(phi, t)
         self.x = 0.5 * (phi + self.links.mix(phi, t))

@@ -31,9 +31,16 @@ class StackedPushPull(Step):
         self.links.deliver(np.hstack([v, self.sigma]), t)
         self.x = self.links.mix(v, t)
         heard, newest = self.links.newest()
-        sigma = np.where(heard[:, None], newest[:, v.shape[1] :], 0.0)
+        sigma = np.where(heard[:, None], newest[:, v.shape[1] :], self.rho)
         self.inflow = self.links.collect(sigma - self.rho)
         self.rho = sigma
+
+    def lose(self, who: Finished) -> None:
+        """Begin to track anew, from the gradient memory."""
+        self.share = 1.0 / (1.0 + self.links.degrees)[:, None]
+        self.y[who] = self.m[who]
+        self.sigma[who] = self.inflow[who] = 0.0
+        self.rho[who[self.links.dest]] = 0.0
 
     def in_flight(self) -> Array:
         """Return the tracked mass that is on edges, or not yet taken in, shape (n_params,)."""

@@ -30,10 +30,17 @@ class StackedRunningSums(Step):
         self.sigma = self.sigma + splits * part
         self.links.deliver(self.sigma, t)
         heard, newest = self.links.newest()
-        sigma = np.where(heard[:, None], newest, 0.0)
+        sigma = np.where(heard[:, None], newest, self.rho)
         self.mass = part + self.links.collect(sigma - self.rho)
         self.rho = sigma
         self.x = self.mass[:, :-1] / self.mass[:, -1:]
+
+    def lose(self, who: Finished) -> None:
+        """Begin anew from the parameters, with weight 1."""
+        self.share = 1.0 / (1.0 + self.links.degrees)[:, None]
+        self.mass[who] = np.hstack([self.x[who], np.ones((np.count_nonzero(who), 1))])
+        self.sigma[who] = 0.0
+        self.rho[who[self.links.dest]] = 0.0
 
     def total(self) -> Array:
         """Return all mass, that on edges included, shape (n_params + 1,)."""
