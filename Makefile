@@ -28,7 +28,7 @@ endif
 LIMIT := $(shell command -v timeout >/dev/null && echo "timeout --kill-after=20 600")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-serial test-mpi test-cluster test-large jobscripts soak lint type ci bench paper regimes faults clean
+.PHONY: help setup run test test-serial test-mpi test-cluster test-large jobscripts soak lint type ci bench paper regimes plan faults clean
 
 help:  ## list the targets
 	@grep -hE '^[a-zA-Z%-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -62,6 +62,13 @@ test-cluster: $(READY)  ## a throw-away Slurm, PBS and LSF stand-ins, emulated n
 
 jobscripts: $(READY)  ## render jobscripts/ anew
 	$(BIN)/python jobscripts/render.py
+
+# The third experiment is for nodes with slow messages between them: emulated ones, as root.
+plan: $(READY)  ## is what goco plan says of three machines right? its candidates run for real (docs/plan.md)
+	$(BIN)/python examples/plan/check.py examples/plan/compute_bound.toml --out runs/plan --mpiexec '$(MPIEXEC)'
+	$(BIN)/python examples/plan/check.py examples/plan/dead_rank.toml --out runs/plan --mpiexec '$(MPIEXEC)'
+	$(BIN)/python tests/cluster/with_nodes.py --latency 0.02 --mpiexec '$(MPIEXEC)' -- \
+	  $(BIN)/python examples/plan/check.py examples/plan/communication_bound.toml --out runs/plan --mpiexec '{mpiexec}'
 
 faults: $(READY)  ## measure what a fault of one of eight nodes costs the others, as root (docs/results.md)
 	$(BIN)/python tests/cluster/faults.py --mpiexec '$(MPIEXEC)' --out runs/faults

@@ -134,6 +134,11 @@ class GossipExchange(Exchange):
             return cast("MPI.Prequest", self._graph.Ssend_init(message.buffer, neighbor, TAG))
         return self._graph.Send_init(message.buffer, neighbor, TAG)
 
+    @property
+    def overtaken(self) -> bool:
+        """Whether all neighbours are done: a gradient still under way would hold up nothing but the end."""
+        return self.degree > 0 and all(edge.receive.goodbye for edge in self._edges)
+
     def blank(self) -> Array:
         """Return the vector to fill, in the very message that will carry it."""
         self._message.users -= 1

@@ -178,7 +178,7 @@ class Nodes:
             What the ranks print.
         """
         # Should this process be killed, the launcher still ends its ranks.
-        line = ["setpriv", "--pdeathsig", "TERM", *self.inside(0), *mpiexec, *self._placement(mpiexec), *command]
+        line = ["setpriv", "--pdeathsig", "TERM", *self.launcher(mpiexec), "-n", str(self.n_nodes), *command]
         with output.open("w") as file:
             process = subprocess.Popen(
                 line,
@@ -192,15 +192,19 @@ class Nodes:
         self._jobs.append(process)
         return process
 
+    def launcher(self, mpiexec: Sequence[str]) -> list[str]:
+        """Return the launcher on node 0, with all that puts rank i on node i."""
+        return [*self.inside(0), *mpiexec, *self._placement(mpiexec)]
+
     def _placement(self, mpiexec: Sequence[str]) -> list[str]:
-        agent, n_ranks = str(self._directory / "agent"), ["-n", str(self.n_nodes)]
+        agent = str(self._directory / "agent")
         version = subprocess.run(
             [*mpiexec, "--version"], capture_output=True, text=True, env={**os.environ, **OPEN_MPI}
         )
         if "Open MPI" in version.stdout:
             hosts = ",".join(f"{name}:1" for name in self.names)
-            return ["--prtemca", "plm_ssh_agent", agent, "--host", hosts, "--map-by", "ppr:1:node", *n_ranks]
-        return ["-launcher", "rsh", "-launcher-exec", agent, "-hosts", ",".join(self.names), "-ppn", "1", *n_ranks]
+            return ["--prtemca", "plm_ssh_agent", agent, "--host", hosts, "--map-by", "ppr:1:node"]
+        return ["-launcher", "rsh", "-launcher-exec", agent, "-hosts", ",".join(self.names), "-ppn", "1"]
 
     def processes(self) -> Iterator[tuple[int, int]]:
         """Yield the node and the number of every process on a node, launchers and daemons included."""

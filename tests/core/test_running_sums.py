@@ -9,6 +9,7 @@ from goco_mpi.core.methods import Place
 from goco_mpi.core.methods.running_sums import RUNNING_SUMS
 from goco_mpi.core.stacked import Links, StackedRunningSums
 from goco_mpi.core.stragglers import StragglerModel
+from goco_mpi.errors import InputError
 
 GRAPHS = {"ring": topology.ring(8), "star": topology.star(8), "exponential": topology.exponential(8)}
 HELD = np.ones((8, 0), dtype=bool)
@@ -125,3 +126,16 @@ def test_the_average_stays_to_1e_12_over_1500_rounds_of_loss_lateness_and_overta
     assert min(n_lost, n_overtaken) > 1000
     for state in states:
         np.testing.assert_allclose(state.params, x.mean(axis=0), rtol=0, atol=1e-12)
+
+
+def test_single_precision_is_refused_with_the_reason():
+    place = Place(0, 8, GRAPHS["ring"].neighbors(0), None, 1.0, HELD, 0)
+    with pytest.raises(InputError, match=r"'running' needs parameters of float64. Got float32: the sums grow .* Use"):
+        RUNNING_SUMS.start(np.zeros(3, dtype=np.float32), place)
+
+
+def test_single_precision_would_lose_the_average_a_thousand_times_beyond_what_is_promised():
+    # The reason for the refusal: what a sum of t rounds rounds off in float32, t 2^-24 of a vector of size 1.
+    values = np.random.default_rng(7).standard_normal(1500).astype(np.float32)
+    lost = float(np.cumsum(values)[-1]) - float(np.cumsum(values.astype(np.float64))[-1])
+    assert abs(lost) > 1e-9

@@ -140,6 +140,18 @@ def test_a_slow_rank_gives_few_gradients_and_the_others_go_on(
 
 
 @pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("rounds", range(6, 10))  # at the end it may be at the last round, or before it
+def test_a_rank_whose_first_gradient_never_ends_does_not_hold_up_the_end(session: Session, rounds: int) -> None:
+    last = session.size - 1
+    stragglers = {"kind": "slow", "ranks": [last], "factor": 1e6, "work_s": 2e-3}
+    raw = experiment(session.size, rounds=rounds, stragglers=stragglers, topology={"kind": "complete"})
+    outcome = run(session, {**raw, "deadline": {"shutdown_s": 10.0}})
+    if outcome is not None:
+        assert outcome.ranks[last]["gradients"] == 0
+        assert outcome.ranks[0]["rounds"] >= rounds
+
+
+@pytest.mark.mpi(min_size=2)
 def test_without_deadlines_everybody_waits_for_the_slow_rank(session: Session) -> None:
     # The contrast that shows the test above to be one of not waiting.
     outcome = run(

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from goco_mpi.core.gossip import Mixing, Received
 from goco_mpi.core.methods.base import Array, Gradient, Method, Place, State
+from goco_mpi.errors import InputError
 
 LEAST_WEIGHT = 1e-6
 
@@ -56,7 +57,18 @@ class RunningSums(Method[RunningSumsState]):
         return n_params + 1
 
     def start(self, params: Array, place: Place) -> RunningSumsState:
-        """Return a state of weight one."""
+        """Return a state of weight one.
+
+        Raises
+        ------
+        InputError
+            If the parameters are not float64: see the module.
+        """
+        if params.dtype != np.float64:
+            raise InputError(
+                f"method.mixing = 'running' needs parameters of float64. Got {params.dtype}: the sums grow with every "
+                "round, and what they round off is lost to the average. Use float64, or method.mixing = 'fold'."
+            )
         n = params.size + 1
         degree = len(place.neighbors)
         return RunningSumsState(params.copy(), np.append(params, 1.0), np.zeros(n), np.zeros((degree, n)), degree)
