@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import statistics
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -153,10 +152,10 @@ def _world(facts: Facts) -> Iterator[Finding]:
 
 
 def _nodes(facts: Facts) -> Iterator[Finding]:
-    hosts = Counter(rank.host for rank in facts.ranks)
+    n_nodes = round(sum(1 / rank.ranks_on_node for rank in facts.ranks))
     most = max(rank.ranks_on_node for rank in facts.ranks)
-    found = f"{len(hosts)} node{'s' * (len(hosts) > 1)}, {_span([rank.ranks_on_node for rank in facts.ranks])} a node"
-    if len(hosts) > 1 and most > 1:
+    found = f"{n_nodes} node{'s' * (n_nodes > 1)}, {_span([rank.ranks_on_node for rank in facts.ranks])} a node"
+    if n_nodes > 1 and most > 1:
         yield Finding(
             "ranks on nodes",
             found,
