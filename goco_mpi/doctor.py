@@ -286,7 +286,6 @@ def _network(facts: Facts) -> Iterator[Finding]:
         latency = statistics.median(link.latency_s for link in links)
         rate = statistics.median(link.bytes_per_s for link in links)
         found = f"{_seconds(latency)}, {rate / 1e6:.3g} MB/s (medians of {len(links)})"
-        slow = [link for link in links if link.latency_s > OUTLIER * latency or link.bytes_per_s < rate / OUTLIER]
         if between and latency > SLOW_LINK_S and not crowded:
             yield Finding(
                 what,
@@ -295,18 +294,19 @@ def _network(facts: Facts) -> Iterator[Finding]:
                 "This is slower than plain Ethernet. Where the site has an interconnect, its own MPI module uses it: "
                 "install mpi4py against that.",
             )
-        elif slow and not crowded:
-            worst = max(slow, key=lambda link: max(link.latency_s / latency, rate / link.bytes_per_s))
-            first, second = worst.ranks
-            yield Finding(
-                what,
-                found,
-                "advice",
-                f"Ranks {first} ({hosts[first]}) and {second} ({hosts[second]}) have {_seconds(worst.latency_s)} and "
-                f"{worst.bytes_per_s / 1e6:.3g} MB/s. The run does not wait for them, and a repair would still pay.",
-            )
         else:
             yield Finding(what, found)
+        worst = max(links, key=lambda link: max(link.latency_s / latency, rate / link.bytes_per_s))
+        first, second = worst.ranks
+        found = (
+            f"{_seconds(worst.latency_s)}, {worst.bytes_per_s / 1e6:.3g} MB/s: ranks {first} ({hosts[first]}) and "
+            f"{second} ({hosts[second]})"
+        )
+        if max(worst.latency_s / latency, rate / worst.bytes_per_s) > OUTLIER and not crowded:
+            advice = "A run does not wait for that node, and a repair would still pay."
+            yield Finding(f"slowest {what}", found, "advice", advice)
+        elif between and len(links) > 1:
+            yield Finding(f"slowest {what}", found)
 
 
 CHECKS: Sequence[Callable[[Facts], Iterator[Finding]]] = (

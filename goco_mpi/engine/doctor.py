@@ -23,8 +23,6 @@ from goco_mpi.engine.session import LAUNCH, THREADS, Session, library
 from goco_mpi.errors import RunError
 
 TAG = 2
-SWITCH = "OMPI_MCA_mpi_ft_enable"
-"""What Open MPI's ``mpiexec --with-ft ulfm`` sets."""
 PAIR_LIMIT_S = 60.0
 """How long a neighbour may take to answer; then the job is ended, with its name."""
 SEEING_S = 5.0
@@ -84,7 +82,7 @@ def examine(session: Session, out: Path, expected_ranks: int | None, margin_s: f
         launcher=LAUNCH.launcher,
         launched=LAUNCH.n_ranks,
         expected=expected_ranks,
-        outlives=_outlives(),
+        outlives=_outlives(session),
         place=str(place),
         refusal=refusal,
         blind=blind,
@@ -102,12 +100,10 @@ def _mpi() -> str:
     return f"{library()}, MPI {standard}, mpi4py {mpi4py.__version__} for {abi}"
 
 
-def _outlives() -> bool | None:
+def _outlives(session: Session) -> bool | None:
     """Return whether the job outlives a dead rank; None where MPI could, and was not started for it."""
     vendor, version = MPI.get_vendor()
-    if vendor != "Open MPI" or version < (5, 0, 0):
-        return False
-    return os.environ.get(SWITCH, "0") in ("1", "true") or None
+    return session.survives or (None if vendor == "Open MPI" and version >= (5, 0, 0) else False)
 
 
 def _tick(clock: Callable[[], float]) -> float:
