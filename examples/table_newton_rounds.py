@@ -17,6 +17,7 @@ from goco_mpi.core.objectives import WeightedRows
 from goco_mpi.core.rng import Purpose, stream
 from goco_mpi.core.shares import ModelShare
 from goco_mpi.core.simulate import simulate
+from goco_mpi.core.stacked import gossip_step
 from goco_mpi.core.stragglers import StragglerModel
 
 ROWS, COLUMNS = 500, 100
@@ -80,17 +81,10 @@ def rounds(case: str, n_workers: int, copies: int, condition: float, seed: int, 
         gaps.append(float(np.einsum("ij,jk,ik->i", error, hessian, error).max() / (best @ hessian @ best)))
         return gaps[-1] > min(TARGETS)
 
-    simulate(
-        shares,
-        lambda round_: 1.0,
-        stragglers(case, n_workers, seed),
-        MOST_ROUNDS,
-        mixing_matrix=mixing.metropolis(topology.build(graph, n_workers)),
-        method="table_newton",
-        late="memory",
-        all_weights=weights,
-        observe=observe,
-    )
+    matrix, script = mixing.metropolis(topology.build(graph, n_workers)), stragglers(case, n_workers, seed)
+    step = gossip_step(shares, matrix, script, "table_newton")
+    step.all_weights = weights
+    simulate(step, shares, lambda round_: 1.0, script, MOST_ROUNDS, late="memory", observe=observe)
     return [next((t for t, gap in enumerate(gaps) if gap <= target), np.inf) for target in TARGETS]
 
 

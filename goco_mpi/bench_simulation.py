@@ -16,6 +16,7 @@ from goco_mpi.core import mixing, objectives, topology
 from goco_mpi.core.objectives import WeightedRows
 from goco_mpi.core.shares import ModelShare
 from goco_mpi.core.simulate import simulate
+from goco_mpi.core.stacked import gossip_step
 from goco_mpi.core.stragglers import StragglerModel
 
 N_PARAMS, DEGREE, SHARDS = 32, 6, 3
@@ -51,9 +52,8 @@ class Network:
             stamps.append(time.process_time())
             return True
 
-        simulate(
-            self.shares, lambda t: STEP, self.stragglers, self.rounds, mixing_matrix=self.mixing_matrix, observe=observe
-        )
+        step = gossip_step(self.shares, self.mixing_matrix, self.stragglers)
+        simulate(step, self.shares, lambda t: STEP, self.stragglers, self.rounds, observe=observe)
         return (stamps[-1] - stamps[0]) / self.rounds
 
     def bare_s(self) -> float:

@@ -8,10 +8,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from goco_mpi.core import encoding, metrics
+from goco_mpi.core import encoding, metrics, mixing
 from goco_mpi.core.gossip import HEADER, TRAILER
 from goco_mpi.core.simulate import Observe, Worked, simulate
+from goco_mpi.core.stacked import (
+    SOLVERS,
+    Links,
+    StackedCentral,
+    StackedChebyshev,
+    StackedCompressed,
+    StackedMomentum,
+    Step,
+    gossip_step,
+    start,
+)
 from goco_mpi.core.stacked.gradients import StackedGradients
+from goco_mpi.core.stacked.rated import StackedRated
 from goco_mpi.experiment import batch, compression, lay_out, load_problem, step_schedule, synchronous_curvature
 from goco_mpi.record import Outcome
 from goco_mpi.schema import RunConfig
@@ -58,13 +70,6 @@ class Simulation:
             return synchronous_curvature(self.config, mean, objective.n_params, objective.quadratic)
         return float(StackedGradients(self.shares).curvatures().max()), None
 
-    @property
-    def _solver(self) -> str:
-        section = self.config.method
-        if section.preconditioner == "local":
-            return "master_cg" if self.layout.method.exchange == "central" else "preconditioned_cg"
-        return section.solver or "descent"
-
     def _weigh(self, worker: int, completion_rates: Array) -> Array:
         """Return (N/M) a_ik of a worker's shards, were these the completion rates."""
         holders, kind = self.layout.placement, self.config.method.weights
@@ -85,28 +90,55 @@ class Simulation:
     def run(self, observe: Observe, worked: Worked = lambda done: None) -> Array:
         """Simulate the rounds; see `goco_mpi.core.simulate.simulate`."""
         return simulate(
+            self._step(),
             self.shares,
             self.step_size,
             self.layout.stragglers.scripted(),
             self.config.rounds,
-            mixing_matrix=self.layout.mixing_matrix,
-            method=self.config.method.kind,
-            rule=str(self.config.method.mixing),
-            max_age=self.config.method.max_age,
             late=self.config.method.late,
-            rates=str(self.config.method.rates),
-            weigh=self._weigh,
-            all_weights=self.layout.all_weights,
-            solver=self._solver,
-            momentum=self.step_size.momentum,
-            code=None if self.layout.code is None else self.layout.code.encoding,
-            compression=compression(self.config),
             batch=batch(self.config),
-            beta=self.config.method.momentum,
-            gossip_rounds=self.config.method.gossip_rounds,
             observe=observe,
             worked=worked,
         )
+
+    def _step(self) -> Step:
+        """Return the method at its start, on stacked arrays."""
+        layout, section = self.layout, self.config.method
+        if layout.method.exchange == "gossip":
+            return self._gossip(str(section.rates))
+        solver, momentum = SOLVERS[self._solver], self.step_size.momentum
+        if layout.method.exchange == "allreduce":
+            return solver(start(self.shares), self.shares, momentum)
+        code = None if layout.code is None else layout.code.encoding
+        return StackedCentral(start(self.shares), self.shares, solver, momentum, code)
+
+    @property
+    def _solver(self) -> str:
+        section = self.config.method
+        if section.preconditioner == "local":
+            return "master_cg" if self.layout.method.exchange == "central" else "preconditioned_cg"
+        return section.solver or "descent"
+
+    def _gossip(self, rates: str) -> Step:
+        layout, section = self.layout, self.config.method
+        matrix, stragglers, rule = layout.mixing_matrix, layout.stragglers.scripted(), str(section.mixing)
+
+        def links() -> Links:
+            return Links(matrix, stragglers, rule, section.max_age)
+
+        compressed = compression(self.config)
+        step: Step
+        if compressed is not None:
+            step = StackedCompressed(start(self.shares), links(), compressed)
+        elif section.gossip_rounds > 1:
+            radius = 1.0 - mixing.spectral_gap(matrix)
+            step = StackedChebyshev(start(self.shares), links(), section.gossip_rounds, radius)
+        elif section.momentum:
+            step = StackedMomentum(start(self.shares), links(), section.momentum)
+        else:
+            step = gossip_step(self.shares, matrix, stragglers, section.kind, rule, section.max_age)
+        step.all_weights = layout.all_weights
+        return step if rates == "stated" else StackedRated(step, links(), rates, self._weigh)
 
 
 def simulate_experiment(

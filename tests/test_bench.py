@@ -19,6 +19,7 @@ from goco_mpi.cli import main
 from goco_mpi.core.events import NONE, Events
 from goco_mpi.core.pace.suspicion import TRUSTED_AFTER
 from goco_mpi.core.simulate import simulate
+from goco_mpi.core.stacked import gossip_step
 from goco_mpi.core.stragglers import StragglerModel
 from goco_mpi.engine import benchmarks
 from goco_mpi.engine.benchmarks import rounds_to_trust, seconds_lost
@@ -213,11 +214,11 @@ def test_the_simulator_is_measured_against_its_own_arithmetic() -> None:
     # What is called bare ends in the same parameters where nobody is late: else the ratio would say nothing.
     network = bench_simulation.Network(16, 6)
     found = simulate(
+        gossip_step(network.shares, network.mixing_matrix, StragglerModel("none", 16)),
         network.shares,
         lambda t: bench_simulation.STEP,
         StragglerModel("none", 16),
         network.rounds,
-        mixing_matrix=network.mixing_matrix,
     )
     network.bare_s()
     np.testing.assert_allclose(network.bare_params, found, rtol=0, atol=1e-12)

@@ -9,100 +9,48 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import NDArray
 
-from goco_mpi.core import mixing
 from goco_mpi.core.batches import Batch
-from goco_mpi.core.compression import Compression
 from goco_mpi.core.shares import Share
-from goco_mpi.core.stacked import (
-    CENTRAL,
-    SOLVERS,
-    STEPS,
-    Links,
-    StackedCentral,
-    StackedChebyshev,
-    StackedCompressed,
-    StackedMomentum,
-    StackedRunningSums,
-    Step,
-)
+from goco_mpi.core.stacked.base import Step
 from goco_mpi.core.stacked.gradients import StackedGradients
-from goco_mpi.core.stacked.rated import StackedRated, Weigh
 from goco_mpi.core.stragglers import StragglerModel
 from goco_mpi.errors import divergence
 
 Array = NDArray[np.float64]
-Finished = NDArray[np.bool_]
 Observe = Callable[[int, Array], bool]
 Worked = Callable[[Array], object]
 
 
 def simulate(
+    step: Step,
     shares: Sequence[Share],
     step_size: Callable[[int], float],
     stragglers: StragglerModel,
     n_rounds: int,
     *,
-    mixing_matrix: sp.csr_array | None,
-    method: str = "goco",
-    rule: str = "stale",
-    max_age: int = 0,
     late: str = "discard",
-    rates: str = "stated",
-    weigh: Weigh | None = None,
-    all_weights: Array | None = None,
-    solver: str = "descent",
-    momentum: float | None = None,
-    code: Array | None = None,
-    compression: Compression | None = None,
     batch: Batch | None = None,
-    beta: float = 0.0,
-    gossip_rounds: int = 1,
     observe: Observe = lambda round_, stacked_params: True,
     worked: Worked = lambda done: None,
 ) -> Array:
-    """Run ``n_rounds`` rounds from zero and return all workers' parameters.
+    """Run ``n_rounds`` rounds and return all workers' parameters.
 
     Parameters
     ----------
+    step : Step
+        The method where it starts; it is not to be used again.
     shares : sequence of Share, length n_workers
     step_size : callable round -> float
     stragglers : StragglerModel
-        A scripted model; see `StragglerModel.scripted`.
+        A scripted model; see `StragglerModel.scripted`. That of the step's messages.
     n_rounds : int
-    mixing_matrix : csr_array of shape (n_workers, n_workers) or None
-        W; None where there are no edges.
-    method : str
-        A key of ``STEPS``, 'allreduce', or one of ``CENTRAL``.
-    rule : {'stale', 'fold', 'symmetric', 'running'}
-        What is done about lost messages.
-    max_age : int
-        stale: largest age in rounds at which a neighbour's vector is mixed.
     late : {'discard', 'partial', 'memory', 'wait'}
         What a straggler's step is taken with: nothing, the shards it finished, its last whole
         gradient; or everyone waits and there are no stragglers.
-    rates : {'stated', 'counted', 'ema', 'live'}
-        Where completion rates come from; ``stated``: the shares' weights have them in.
-    weigh : callable (worker, q) -> ndarray, optional
-        The (N/M) a_ik of a worker's shards where the completion rates are q; for the other kinds of rates.
-    all_weights : ndarray of shape (n_workers, n_shards), optional
-        (N/M) a_ik, for methods that change them in the course of a run; without, none does.
-    solver : str
-        A key of ``SOLVERS``, for 'allreduce' and those of ``CENTRAL``.
-    momentum : float, optional
-        Of accelerated descent, where it is known.
-    code : ndarray of shape (n_workers, n_shards), optional
-        Exact encoding weights that a master decodes.
-    compression : Compression, optional
-        Of the messages; with the methods 'goco' and 'dgd' under the rule 'stale'.
     batch : Batch, optional
         Of the rows that gradients are taken of; in round t that of step t.
-    beta : float
-        beta of the quasi-global momentum of 'goco' and 'dgd', in [0, 1).
-    gossip_rounds : int
-        Rounds to one gradient, for 'goco' and 'dgd'.
     observe : callable (round, X) -> bool
         Called before every round and once after the last; a False ends the run. X must not be kept.
     worked : callable (done) -> object
@@ -122,26 +70,7 @@ def simulate(
     Each method's own, in `goco_mpi.core.methods`.
     """
     n_workers = len(shares)
-    x = np.zeros((n_workers, shares[0].n_params))
-    g = np.zeros_like(x)
-    matrix = sp.eye_array(n_workers, format="csr") if mixing_matrix is None else mixing_matrix
-    links = Links(matrix, stragglers, rule, max_age)
-    step: Step
-    if method in CENTRAL:
-        step = StackedCentral(x, shares, SOLVERS[solver], momentum, code)
-    elif method == "allreduce":
-        step = SOLVERS[solver](x, shares, momentum)
-    elif compression is not None:
-        step = StackedCompressed(x, links, compression)
-    elif gossip_rounds > 1:
-        step = StackedChebyshev(x, links, gossip_rounds, 1.0 - mixing.spectral_gap(matrix))
-    elif beta:
-        step = StackedMomentum(x, links, beta)
-    else:
-        step = (StackedRunningSums if rule == "running" else STEPS[method])(x, links, shares)
-    step.all_weights = all_weights
-    if weigh is not None and rates != "stated":
-        step = StackedRated(step, Links(matrix, stragglers, rule, max_age), rates, weigh)
+    g = np.zeros_like(step.x)
     gradients = StackedGradients(shares)
     everyone, nobody = np.ones(n_workers, dtype=bool), np.zeros(n_workers, dtype=bool)
     reweighs = type(step).weights is not Step.weights  # or there is no need to ask a thousand workers

@@ -6,6 +6,7 @@ import numpy as np
 
 from goco_mpi.config import parse_config
 from goco_mpi.core.simulate import simulate
+from goco_mpi.core.stacked import gossip_step
 from goco_mpi.experiment import lay_out, load_problem
 
 
@@ -59,14 +60,18 @@ class Quadratic:
         """Simulate; the step is a number or a function of the round, and ``observe(round, X)`` sees every X."""
         method = self.config.method
         return simulate(
+            gossip_step(
+                self.shares,
+                self.layout.mixing_matrix,
+                self.layout.stragglers,
+                method=method.kind,
+                rule=str(method.mixing),
+                max_age=method.max_age,
+            ),
             self.shares,
             step_size if callable(step_size) else lambda t: step_size,
             self.layout.stragglers,
             n_rounds,
-            mixing_matrix=self.layout.mixing_matrix,
-            method=method.kind,
-            rule=str(method.mixing),
-            max_age=method.max_age,
             late=method.late,
             observe=lambda t, x: observe(t, x) is None,
         )

@@ -15,6 +15,8 @@ from goco_mpi.core.objectives import WeightedRows
 from goco_mpi.core.replay import replay_allreduce
 from goco_mpi.core.shares import ModelShare
 from goco_mpi.core.simulate import simulate
+from goco_mpi.core.stacked import SOLVERS as STACKED_SOLVERS
+from goco_mpi.core.stacked import start
 from goco_mpi.core.stragglers import StragglerModel
 from goco_mpi.errors import InputError, RunError
 from goco_mpi.experiment import lay_out, load_problem, synchronous_curvature
@@ -442,15 +444,12 @@ def test_the_solvers_take_the_same_rounds_as_on_stacked_arrays(kind, solver):
     step_size, beta = best_of(problem, solver)
     expected = []
     end = simulate(
+        STACKED_SOLVERS[solver](start(problem.shares), problem.shares, beta),
         problem.shares,
         lambda t: step_size,
         StragglerModel("none", len(problem.shares)),
         40,
-        mixing_matrix=None,
-        method="allreduce",
         late="wait",
-        solver=solver,
-        momentum=beta,
         observe=lambda t, x: expected.append(x[0].copy()) is None,
     )
     np.testing.assert_array_equal(end, np.tile(expected[-1], (len(problem.shares), 1)))

@@ -17,6 +17,8 @@ from goco_mpi.core.methods.sgc import SGC
 from goco_mpi.core.objectives import WeightedRows
 from goco_mpi.core.shares import ModelShare
 from goco_mpi.core.simulate import simulate
+from goco_mpi.core.stacked import SOLVERS as STACKED_SOLVERS
+from goco_mpi.core.stacked import StackedCentral, start
 from goco_mpi.core.stragglers import StragglerModel
 from goco_mpi.errors import InputError
 from goco_mpi.experiment import lay_out
@@ -121,15 +123,15 @@ def test_the_method_takes_the_same_rounds_as_the_stacked_arrays(method, solver, 
     shares, code = coded(problem, method, kind, 3, rates, seed=1)
     stragglers = StragglerModel("bernoulli", 6, seed=5, p=p)
     step, expected = 0.5 / smoothness(problem), []
+    stacked = StackedCentral(
+        start(shares), shares, STACKED_SOLVERS[solver], None, None if code is None else code.encoding
+    )
     simulate(
+        stacked,
         shares,
         lambda t: step,
         stragglers,
         20,
-        mixing_matrix=None,
-        method=method.name,
-        solver=solver,
-        code=None if code is None else code.encoding,
         observe=lambda t, x: expected.append(x.copy()) is None,
     )
     star = Star(method.using({**SOLVERS, "master_cg": MASTER_CG}[solver]), shares, code)

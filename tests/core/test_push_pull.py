@@ -11,7 +11,7 @@ from goco_mpi.core.gossip import Mixing, Received, age_limit
 from goco_mpi.core.methods import Gradient, Place
 from goco_mpi.core.methods.push_pull import PUSH_PULL
 from goco_mpi.core.simulate import simulate
-from goco_mpi.core.stacked import Links
+from goco_mpi.core.stacked import Links, gossip_step
 from goco_mpi.core.stacked.push_pull import StackedPushPull
 from goco_mpi.core.stragglers import StragglerModel
 from goco_mpi.experiment import lay_out, load_problem
@@ -135,6 +135,7 @@ class Heterogeneous:
         weighted = rows.weights[:, None] * rows.features
         hessian = weighted.T @ rows.features + config.objective.l2 * np.eye(problem.objective.n_params)
         best = np.linalg.solve(hessian, weighted.T @ rows.targets)
+        shares = [problem.share(layout, worker) for worker in range(32)]
         found = []
 
         def observe(round_, x):
@@ -143,14 +144,13 @@ class Heterogeneous:
             return True
 
         simulate(
-            [problem.share(layout, worker) for worker in range(32)],
+            gossip_step(
+                shares, layout.mixing_matrix, layout.stragglers, method, config.method.mixing, config.method.max_age
+            ),
+            shares,
             lambda t: step_size,
             layout.stragglers,
             n_rounds,
-            mixing_matrix=layout.mixing_matrix,
-            method=method,
-            rule=config.method.mixing,
-            max_age=config.method.max_age,
             observe=observe,
         )
         return np.array(found) / found[0]

@@ -13,6 +13,8 @@ from goco_mpi.core.methods.running_sums import RUNNING_SUMS
 from goco_mpi.core.objectives import WeightedRows
 from goco_mpi.core.shares import ModelShare
 from goco_mpi.core.simulate import simulate
+from goco_mpi.core.stacked import Links, StackedCompressed, gossip_step, start
+from goco_mpi.core.stacked.allreduce import StackedDescentOnMean
 from goco_mpi.core.stragglers import StragglerModel
 from goco_mpi.errors import RunError
 
@@ -50,6 +52,11 @@ EDGES = [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 0), (0, 3)]
 """Workers 0 and 3 have more neighbours than the others."""
 
 
+def mean_step(net):
+    """Return the descent along the mean gradient, as an allreduce gives it."""
+    return StackedDescentOnMean(start(net.shares), net.shares, None)
+
+
 def decreasing(t):
     return 0.2 / (1 + t / 10)
 
@@ -57,7 +64,7 @@ def decreasing(t):
 def test_one_round_on_a_complete_graph_is_a_step_of_gradient_descent():
     net = Network()
     matrix = mixing.metropolis(topology.complete(6))
-    x = simulate(net.shares, lambda t: 0.3, NOBODY_LATE, 1, mixing_matrix=matrix)
+    x = simulate(gossip_step(net.shares, matrix, NOBODY_LATE), net.shares, lambda t: 0.3, NOBODY_LATE, 1)
     np.testing.assert_allclose(x, np.tile(net.descend(lambda t: 0.3, 1), (6, 1)), rtol=0, atol=1e-13)
 
 
@@ -65,13 +72,14 @@ def test_one_round_on_a_complete_graph_is_a_step_of_gradient_descent():
 def test_full_replication_without_stragglers_is_gradient_descent_on_any_graph(graph):
     # Everyone's coded gradient is then grad F, and equal vectors stay equal under mixing.
     net = Network(replication=6)
-    x = simulate(net.shares, decreasing, NOBODY_LATE, 25, mixing_matrix=mixing.metropolis(graph))
+    step = gossip_step(net.shares, mixing.metropolis(graph), NOBODY_LATE)
+    x = simulate(step, net.shares, decreasing, NOBODY_LATE, 25)
     np.testing.assert_allclose(x, np.tile(net.descend(decreasing, 25), (6, 1)), rtol=0, atol=1e-12)
 
 
 def test_allreduce_is_gradient_descent_however_the_shards_lie():
     net = Network(replication=1)
-    x = simulate(net.shares, decreasing, NOBODY_LATE, 25, mixing_matrix=None, method="allreduce")
+    x = simulate(mean_step(net), net.shares, decreasing, NOBODY_LATE, 25)
     np.testing.assert_allclose(x, np.tile(net.descend(decreasing, 25), (6, 1)), rtol=0, atol=1e-12)
 
 
@@ -79,9 +87,9 @@ def test_waiting_undoes_the_stragglers():
     net = Network()
     matrix = mixing.metropolis(topology.ring(6))
     late = StragglerModel("bernoulli", 6, p=0.5)
-    waited = simulate(net.shares, decreasing, late, 10, mixing_matrix=matrix, late="wait")
-    prompt = simulate(net.shares, decreasing, NOBODY_LATE, 10, mixing_matrix=matrix)
-    dropped = simulate(net.shares, decreasing, late, 10, mixing_matrix=matrix)
+    waited = simulate(gossip_step(net.shares, matrix, late), net.shares, decreasing, late, 10, late="wait")
+    prompt = simulate(gossip_step(net.shares, matrix, NOBODY_LATE), net.shares, decreasing, NOBODY_LATE, 10)
+    dropped = simulate(gossip_step(net.shares, matrix, late), net.shares, decreasing, late, 10)
     np.testing.assert_array_equal(waited, prompt)
     assert not np.allclose(dropped, prompt)
 
@@ -115,7 +123,8 @@ def test_lossy_links_and_stragglers_agree_with_a_naive_loop(link_p, rule, max_ag
     graph = topology.from_edges(6, EDGES)
     matrix = mixing.metropolis(graph)
     stragglers = StragglerModel("bernoulli", 6, seed=9, p=0.4, link_p=link_p)
-    x = simulate(net.shares, decreasing, stragglers, 30, mixing_matrix=matrix, rule=rule, max_age=max_age)
+    step = gossip_step(net.shares, matrix, stragglers, rule=rule, max_age=max_age)
+    x = simulate(step, net.shares, decreasing, stragglers, 30)
     # The same additions in another order.
     np.testing.assert_allclose(
         x, naive(net, graph, matrix, stragglers, 30, 0 if rule == "fold" else max_age), rtol=0, atol=1e-12
@@ -127,7 +136,7 @@ def test_stale_and_fold_differ_on_lossy_links():
     matrix = mixing.metropolis(topology.ring(6))
     lossy = StragglerModel("none", 6, link_p=0.5)
     fold, stale = (
-        simulate(net.shares, decreasing, lossy, 30, mixing_matrix=matrix, rule=rule, max_age=20)
+        simulate(gossip_step(net.shares, matrix, lossy, rule=rule, max_age=20), net.shares, decreasing, lossy, 30)
         for rule in ("fold", "stale")
     )
     assert np.abs(fold - stale).max() > 1e-3
@@ -188,17 +197,11 @@ def test_methods_written_as_pure_functions_take_the_same_rounds(name, rule, link
     graph = topology.complete(6) if name == "table_newton" else topology.from_edges(6, EDGES)
     matrix = mixing.metropolis(graph)
     stragglers = StragglerModel("bernoulli", 6, seed=3, p=0.5, link_p=link_p, paired_links=rule == "symmetric")
-    expected = simulate(
-        net.shares,
-        decreasing,
-        stragglers,
-        30,
-        mixing_matrix=matrix,
-        method=name,
-        rule=rule,
-        max_age=3,
-        late=late,
-    )
+    if method.exchange == "allreduce":
+        step = mean_step(net)
+    else:
+        step = gossip_step(net.shares, matrix, stragglers, method=name, rule=rule, max_age=3)
+    expected = simulate(step, net.shares, decreasing, stragglers, 30, late=late)
     x = take_rounds(net, RUNNING_SUMS if rule == "running" else method, graph, matrix, stragglers, 30, rule, 3, late)
     assert np.abs(expected).max() > 0.01
     np.testing.assert_allclose(x, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
@@ -220,12 +223,13 @@ def test_compressed_messages_are_what_the_simulator_takes_them_for(compression, 
     net, graph = Network(rates=np.full(6, 0.5)), topology.from_edges(6, EDGES)
     matrix = mixing.metropolis(graph)
     stragglers = StragglerModel("bernoulli", 6, seed=3, p=0.5, link_p=link_p)
-    options = {"mixing_matrix": matrix, "max_age": 3, "late": late}
-    expected = simulate(net.shares, decreasing, stragglers, 60, compression=compression, **options)
+    step = StackedCompressed(start(net.shares), Links(matrix, stragglers, "stale", 3), compression)
+    expected = simulate(step, net.shares, decreasing, stragglers, 60, late=late)
     method = CompressedGossip(compression, mixing.laplacian_norm(matrix))
     x = take_rounds(net, method, graph, matrix, stragglers, 60, "stale", 3, late)
     np.testing.assert_allclose(x, expected, rtol=0, atol=1e-12 * np.abs(expected).max())
-    whole = simulate(net.shares, decreasing, stragglers, 60, **options)
+    step = gossip_step(net.shares, matrix, stragglers, max_age=3)
+    whole = simulate(step, net.shares, decreasing, stragglers, 60, late=late)
     assert np.abs(whole - expected).max() > 1e-6
 
 
@@ -234,7 +238,14 @@ def test_methods_that_remember_take_the_last_gradient_whatever_the_policy(name):
     net, matrix = Network(), mixing.metropolis(topology.from_edges(6, EDGES))
     stragglers = StragglerModel("bernoulli", 6, seed=3, p=0.5)
     discard, memory = (
-        simulate(net.shares, decreasing, stragglers, 20, mixing_matrix=matrix, method=name, rule="fold", late=late)
+        simulate(
+            gossip_step(net.shares, matrix, stragglers, method=name, rule="fold"),
+            net.shares,
+            decreasing,
+            stragglers,
+            20,
+            late=late,
+        )
         for late in ("discard", "memory")
     )
     np.testing.assert_allclose(discard, memory, rtol=0, atol=1e-13)
@@ -246,7 +257,7 @@ def test_rules_that_conserve_the_average_do_so_under_lost_links(rule):
     net, matrix = Network(), mixing.metropolis(topology.from_edges(6, EDGES))
     lossy = StragglerModel("none", 6, link_p=0.5, paired_links=rule == "symmetric")
     ends = [
-        simulate(net.shares, lambda t: float(t == 0), lossy, 400, mixing_matrix=chosen, rule=rule)
+        simulate(gossip_step(net.shares, chosen, lossy, rule=rule), net.shares, lambda t: float(t == 0), lossy, 400)
         for chosen in (matrix, sp.eye_array(6).tocsr())
     ]
     mean = ends[1].mean(axis=0)  # nobody has mixed
@@ -269,7 +280,7 @@ def test_error_contracts_by_the_factor_of_gradient_descent_every_round():
         return True
 
     matrix = mixing.metropolis(topology.complete(6))
-    simulate(net.shares, lambda t: eta, NOBODY_LATE, 30, mixing_matrix=matrix, observe=observe)
+    simulate(gossip_step(net.shares, matrix, NOBODY_LATE), net.shares, lambda t: eta, NOBODY_LATE, 30, observe=observe)
     assert len(errors) == 31
     for before, after in itertools.pairwise(errors):
         assert after <= (1 - eta * low) * before + 1e-13
@@ -285,19 +296,20 @@ def test_observer_sees_every_round_and_the_last_state_and_may_end_the_run():
         seen.append((round_, x.copy()))
         return round_ < 3
 
-    ended = simulate(net.shares, decreasing, NOBODY_LATE, 10, mixing_matrix=matrix, observe=observe)
+    step = gossip_step(net.shares, matrix, NOBODY_LATE)
+    ended = simulate(step, net.shares, decreasing, NOBODY_LATE, 10, observe=observe)
     assert [round_ for round_, _ in seen] == [0, 1, 2, 3]
     assert not seen[0][1].any()
     np.testing.assert_array_equal(ended, seen[-1][1])
-    after_three = simulate(net.shares, decreasing, NOBODY_LATE, 3, mixing_matrix=matrix)
+    after_three = simulate(gossip_step(net.shares, matrix, NOBODY_LATE), net.shares, decreasing, NOBODY_LATE, 3)
     np.testing.assert_array_equal(ended, after_three)
     seen.clear()
     simulate(
+        gossip_step(net.shares, matrix, NOBODY_LATE),
         net.shares,
         decreasing,
         NOBODY_LATE,
         2,
-        mixing_matrix=matrix,
         observe=lambda round_, x: seen.append(round_) is None,
     )
     assert seen == [0, 1, 2]
@@ -306,9 +318,9 @@ def test_observer_sees_every_round_and_the_last_state_and_may_end_the_run():
 @pytest.mark.parametrize("synchronous", [False, True])
 def test_a_step_far_too_large_raises_an_error_that_names_the_setting(synchronous):
     net = Network()
-    matrix, method = mixing.metropolis(topology.ring(6)), "allreduce" if synchronous else "goco"
+    step = mean_step(net) if synchronous else gossip_step(net.shares, mixing.metropolis(topology.ring(6)), NOBODY_LATE)
     with pytest.raises(RunError, match=r"diverged in round \d+.* 1000 is too large. Lower step.size"):
-        simulate(net.shares, lambda t: 1000.0, NOBODY_LATE, 1000, mixing_matrix=matrix, method=method)
+        simulate(step, net.shares, lambda t: 1000.0, NOBODY_LATE, 1000)
 
 
 UNEVEN = placement.pairwise_balanced(5, 8, 2, seed=0).load
@@ -319,12 +331,11 @@ def mean_first_step(net, stragglers_of, round_, seeds):
     """Return minus the steps of size 1 that the mean of all workers takes in one round from zero, for each seed."""
     steps = [
         simulate(
+            mean_step(net),
             net.shares,
             lambda t: float(t == round_),
             stragglers_of(seed),
             round_ + 1,
-            mixing_matrix=None,
-            method="allreduce",
             late="partial",
         )[0]
         for seed in seeds
@@ -374,7 +385,8 @@ def test_a_partial_gradient_is_of_the_first_shards_in_the_drawn_order():
     n_partial = 0
     for seed in range(10):
         late = StragglerModel("bernoulli", 6, seed, p=0.8)
-        x = simulate(net.shares, lambda t: 1.0, late, 1, mixing_matrix=sp.eye_array(6).tocsr(), late="partial")
+        step = gossip_step(net.shares, sp.eye_array(6).tocsr(), late)
+        x = simulate(step, net.shares, lambda t: 1.0, late, 1, late="partial")
         for i, share in enumerate(net.shares):
             n_finished = late.shards_finished(i, 0, share.n_shards)
             n_partial += 0 < n_finished < share.n_shards
@@ -388,9 +400,16 @@ def test_a_partial_gradient_is_of_the_first_shards_in_the_drawn_order():
 @pytest.mark.parametrize("synchronous", [False, True])
 def test_with_nobody_late_all_policies_are_the_same(late, synchronous):
     net = Network()
-    matrix = None if synchronous else mixing.metropolis(topology.ring(6))
+    matrix = mixing.metropolis(topology.ring(6))
     discard, other = (
-        simulate(net.shares, decreasing, NOBODY_LATE, 15, mixing_matrix=matrix, late=policy)
+        simulate(
+            mean_step(net) if synchronous else gossip_step(net.shares, matrix, NOBODY_LATE),
+            net.shares,
+            decreasing,
+            NOBODY_LATE,
+            15,
+            late=policy,
+        )
         for policy in ("discard", late)
     )
     np.testing.assert_array_equal(other, discard)
@@ -428,7 +447,8 @@ def test_memory_repeats_each_workers_last_gradient(stragglers):
             ]
         )
     assert n_repeated > 20
-    found = simulate(net.shares, decreasing, stragglers, 20, mixing_matrix=matrix, max_age=3, late="memory")
+    step = gossip_step(net.shares, matrix, stragglers, max_age=3)
+    found = simulate(step, net.shares, decreasing, stragglers, 20, late="memory")
     np.testing.assert_allclose(found, x, rtol=0, atol=1e-12)
 
 
@@ -452,7 +472,12 @@ def test_memory_needs_no_probabilities_where_some_are_always_late():
     matrix = mixing.metropolis(topology.complete(6))
     ends = {
         late: simulate(
-            net.shares, lambda t: 0.2 / (1 + t / 50), stragglers, 2000, mixing_matrix=matrix, late=late
+            gossip_step(net.shares, matrix, stragglers),
+            net.shares,
+            lambda t: 0.2 / (1 + t / 50),
+            stragglers,
+            2000,
+            late=late,
         ).mean(axis=0)
         for late in ("discard", "memory")
     }

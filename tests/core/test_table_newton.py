@@ -22,6 +22,7 @@ from goco_mpi.core.objectives import WeightedRows
 from goco_mpi.core.reweighting import MOST_WORKERS, patience
 from goco_mpi.core.shares import CustomShare, ModelShare
 from goco_mpi.core.simulate import simulate
+from goco_mpi.core.stacked import gossip_step
 from goco_mpi.core.stragglers import StragglerModel
 from goco_mpi.errors import InputError, RunError
 from goco_mpi.experiment import lay_out
@@ -429,15 +430,15 @@ def test_the_method_takes_the_same_rounds_as_the_stacked_arrays(options, late, s
     n = len(problem.shares)
     stragglers = StragglerModel(n_workers=n, seed=5, factor=10.0, link_p=0.3, **script)
     expected = []
+    step = gossip_step(problem.shares, mixing.metropolis(topology.complete(n)), stragglers, "table_newton")
+    step.all_weights = problem.all_weights
     simulate(
+        step,
         problem.shares,
         lambda t: 1.0,
         stragglers,
         12 if script["kind"] == "bernoulli" else 40,
-        mixing_matrix=mixing.build("metropolis", topology.complete(n)),
-        method="table_newton",
         late=late,
-        all_weights=problem.all_weights,
         observe=lambda t, x: expected.append(x.copy()) is None,
     )
     network = Network(problem.shares, all_weights=problem.all_weights)
@@ -465,15 +466,14 @@ def test_rows_and_columns_take_the_same_rounds_as_the_stacked_arrays(n_workers, 
     )
     stragglers = StragglerModel(n_workers=n_workers, seed=2, **script)
     expected = []
+    matrix = mixing.metropolis(topology.rook(n_workers, rows=n_workers // columns))
     simulate(
+        gossip_step(problem.shares, matrix, stragglers, "table_newton"),  # nobody is left out
         problem.shares,
         lambda t: 1.0,
         stragglers,
         16,
-        mixing_matrix=mixing.metropolis(topology.rook(n_workers, rows=n_workers // columns)),
-        method="table_newton",
         late="memory",
-        all_weights=None,  # nobody is left out
         observe=lambda t, x: expected.append(x.copy()) is None,
     )
     network = Network(problem.shares, all_weights=problem.all_weights, columns=columns)
@@ -641,15 +641,15 @@ class Flapping(StragglerModel):
 def test_a_worker_that_is_slow_now_and_then_comes_and_goes_ever_less_often():
     problem = Problem(n_workers=6, n=20, n_params=4, unlike=1.0)
     stragglers, expected, numbers = Flapping("none", 6), [], []
+    step = gossip_step(problem.shares, mixing.metropolis(topology.complete(6)), stragglers, "table_newton")
+    step.all_weights = problem.all_weights
     simulate(
+        step,
         problem.shares,
         lambda t: 1.0,
         stragglers,
         170,
-        mixing_matrix=mixing.metropolis(topology.complete(6)),
-        method="table_newton",
         late="memory",
-        all_weights=problem.all_weights,
         observe=lambda t, x: expected.append(x.copy()) is None,
     )
     network = Network(problem.shares, all_weights=problem.all_weights)
@@ -983,12 +983,16 @@ def test_a_run_that_diverges_is_not_told_to_lower_a_step_that_it_has_not():
     problem.shares[0].coded.targets[:] *= 1e200
     with pytest.raises(RunError, match=r"diverged in round 0: .* Raise objective.l2, or use method.kind = 'push_pull'"):
         simulate(
+            gossip_step(
+                problem.shares,
+                mixing.metropolis(topology.complete(2)),
+                StragglerModel("none", 2),
+                method="table_newton",
+            ),
             problem.shares,
             lambda t: 1.0,
             StragglerModel("none", 2),
             5,
-            mixing_matrix=mixing.metropolis(topology.complete(2)),
-            method="table_newton",
         )
 
 

@@ -6,6 +6,9 @@ of shape (n_workers, n_params), gossip is a sparse matrix product, lateness is a
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
+import scipy.sparse as sp
+
 from goco_mpi.core.shares import Share
 from goco_mpi.core.stacked.allreduce import (
     StackedDescentOnMean,
@@ -24,6 +27,7 @@ from goco_mpi.core.stacked.momentum import StackedMomentum
 from goco_mpi.core.stacked.push_pull import StackedPushPull
 from goco_mpi.core.stacked.running_sums import StackedRunningSums
 from goco_mpi.core.stacked.table_newton import StackedNewton
+from goco_mpi.core.stragglers import StragglerModel
 
 STEPS: dict[str, Callable[[Array, Links, Sequence[Share]], Step]] = {
     "goco": StackedDescent,
@@ -43,11 +47,41 @@ SOLVERS: dict[str, Callable[[Array, Sequence[Share], float | None], Step]] = {
 }
 """What is made of the mean gradient; the last two of 'allreduce' and of a master alone."""
 
-CENTRAL = ("sgc", "gradient_coding")
-"""Methods of a master: `StackedCentral`."""
+
+def start(shares: Sequence[Share]) -> Array:
+    """Return where all begin: zeros of shape (n_workers, n_params)."""
+    return np.zeros((len(shares), shares[0].n_params))
+
+
+def gossip_step(
+    shares: Sequence[Share],
+    mixing_matrix: sp.csr_array,
+    stragglers: StragglerModel,
+    method: str = "goco",
+    rule: str = "stale",
+    max_age: int = 0,
+) -> Step:
+    """Return a method of gossip at its start.
+
+    Parameters
+    ----------
+    shares : sequence of Share, length n_workers
+    mixing_matrix : csr_array of shape (n_workers, n_workers)
+        W.
+    stragglers : StragglerModel
+        Says which messages are lost.
+    method : str
+        A key of ``STEPS``.
+    rule : {'stale', 'fold', 'symmetric', 'running'}
+        What is done about lost messages.
+    max_age : int
+        stale: largest age in rounds at which a neighbour's vector is mixed.
+    """
+    kind = StackedRunningSums if rule == "running" else STEPS[method]
+    return kind(start(shares), Links(mixing_matrix, stragglers, rule, max_age), shares)
+
 
 __all__ = [
-    "CENTRAL",
     "SOLVERS",
     "STEPS",
     "Links",
@@ -57,4 +91,6 @@ __all__ = [
     "StackedMomentum",
     "StackedRunningSums",
     "Step",
+    "gossip_step",
+    "start",
 ]
