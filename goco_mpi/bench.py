@@ -3,7 +3,8 @@
 A figure is the median of repeats with their spread. Bounds are what the product aims at;
 they inform people and fail nobody, unless ``--strict`` asks for it.
 
-To add a member, write a function in `goco_mpi.engine.benchmarks` and a row of `MEMBERS`.
+To add a member, write a function in `goco_mpi.engine.benchmarks` and a row of `MEMBERS`; with a frozen rank in
+`goco_mpi.engine.freezing`.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ class Member:
 
 
 def on_ranks(function: str, *, apart: bool = False, **options: Any) -> Callable[[Setup], list[float]]:
-    """Return a ``sample`` that calls a function of `goco_mpi.engine.benchmarks` with ``options`` on all ranks.
+    """Return a ``sample`` that calls a function of `goco_mpi.engine.benchmarks` (or `freezing`) on all ranks.
 
     The repeats are of one launch, or of a launch each if they are to be ``apart``.
     """

@@ -22,7 +22,7 @@ from goco_mpi.core.simulate import simulate
 from goco_mpi.core.stacked import gossip_step
 from goco_mpi.core.stragglers import StragglerModel
 from goco_mpi.engine import benchmarks
-from goco_mpi.engine.benchmarks import rounds_to_trust, seconds_lost
+from goco_mpi.engine.freezing import Freeze, rounds_to_trust, seconds_lost
 from goco_mpi.errors import InputError, RunError
 
 KEYS = {"name", "case", "value", "unit", "bound", "ok", "median", "min", "max", "repeats"}
@@ -289,7 +289,7 @@ def test_growth_is_the_peak_above_the_first_round_that_counts() -> None:
 def test_a_frozen_process_goes_on_when_the_run_fails() -> None:
     with subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) as process:
         try:
-            with pytest.raises(RunError), benchmarks._Freeze(process.pid, 0.0, lasts_s=60.0) as freeze:
+            with pytest.raises(RunError), Freeze(process.pid, 0.0, lasts_s=60.0) as freeze:
                 freeze.start(1)
                 freeze.start(2)  # of every round; the first counts
                 assert os.WIFSTOPPED(os.waitpid(process.pid, os.WUNTRACED)[1])
