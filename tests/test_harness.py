@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -115,6 +117,36 @@ def test_one_rank_reports_what_these_ranks_can_run(mpiexec: list[str], tmp_path:
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert ended.stdout.count("2 passed, 2 deselected") == 1
     assert "FAILED" not in ended.stdout + ended.stderr
+
+
+def test_few_ranks_share_the_combinations_and_each_size_has_every_value(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = importlib.util.spec_from_file_location("harness", CONFTEST)
+    assert spec is not None
+    assert spec.loader is not None
+    harness = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(harness)
+    monkeypatch.setattr(harness, "_under_mpi", lambda config: True)
+    config = SimpleNamespace(hook=SimpleNamespace(pytest_deselected=lambda items: None))
+    marks = [pytest.mark.parametrize("a", "xyz").mark, pytest.mark.parametrize(("b", "c"), ["04", "15", "26"]).mark]
+    every = [
+        SimpleNamespace(
+            callspec=SimpleNamespace(indices={"a": a, "b": b, "c": b}),
+            get_closest_marker=lambda name: pytest.mark.mpi(shared=True).mark,
+            iter_markers=lambda name: marks,
+        )
+        for a in range(3)
+        for b in range(3)
+    ]
+    parts = []
+    for n_ranks in (1, 2, 3, 4):
+        monkeypatch.setattr(harness, "_world", lambda n_ranks=n_ranks: SimpleNamespace(size=n_ranks))
+        chosen = list(every)
+        harness.pytest_collection_modifyitems(config, chosen)
+        parts.append([(item.callspec.indices["a"], item.callspec.indices["b"]) for item in chosen])
+    assert [len(part) for part in parts] == [3, 3, 3, 9]
+    assert sorted(parts[0] + parts[1] + parts[2]) == parts[3]
+    for part in parts:
+        assert [set(values) for values in zip(*part, strict=True)] == [{0, 1, 2}] * 2
 
 
 def test_mpi_tests_stay_out_of_a_serial_run(tmp_path: Path) -> None:

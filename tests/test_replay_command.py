@@ -54,30 +54,6 @@ Runner = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
-def run_experiment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Runner:
-    """Return a function that runs the experiment with some settings on four ranks, and returns its record."""
-    directory = tmp_path_factory.mktemp("runs")
-    (directory / "experiment.toml").write_text(EXPERIMENT)
-    launcher = request.config.getoption("--goco-mpiexec").split()
-
-    def run_it(name: str, *settings: str) -> Path:
-        words = [word for setting in settings for word in ("--set", setting)]
-        command = ["run", "experiment.toml", "--out", name, "--quiet", *words]
-        done = subprocess.run(
-            [*launcher, "-n", str(N_RANKS), sys.executable, "-m", "goco_mpi", *command],
-            cwd=directory,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-        )
-        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-        return directory / name
-
-    return run_it
-
-
-@pytest.fixture(scope="module")
 def original(run_experiment: Runner) -> Path:
     """A run with a slow rank, made once and never changed."""
     return run_experiment("original")

@@ -73,7 +73,7 @@ ONE_RANK = soak.Plan(
     n_ranks=1,
     tables={
         "rounds": 3,
-        "data": {"source": "breast_cancer", "standardize": True, "shards": 2},
+        "data": {"source": soak.DATA, "standardize": True, "shards": 2},
         "objective": {"kind": "logistic"},
         "topology": {"kind": "ring"},
         "placement": {"replication": 1},

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +20,6 @@ from goco_mpi.timeline import trace
 
 N_RANKS, ROUNDS, SLOW = 4, 40, 2
 NEIGHBORS = {rank: sorted({(rank - 1) % N_RANKS, (rank + 1) % N_RANKS}) for rank in range(N_RANKS)}
-TIMEOUT_S = 60
 EXPERIMENT = f"""\
 seed = 3
 rounds = {ROUNDS}
@@ -48,30 +44,6 @@ SLICES = ["compute", "wait", "mix"]
 
 Event = dict[str, Any]
 Runner = Callable[..., Path]
-
-
-@pytest.fixture(scope="module")
-def run_experiment(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Runner:
-    """Return a function that runs the experiment with some settings on four ranks, and returns its record."""
-    directory = tmp_path_factory.mktemp("runs")
-    (directory / "experiment.toml").write_text(EXPERIMENT)
-    launcher = request.config.getoption("--goco-mpiexec").split()
-
-    def run_it(name: str, *settings: str) -> Path:
-        words = [word for setting in settings for word in ("--set", setting)]
-        command = ["run", "experiment.toml", "--out", name, "--quiet", *words]
-        done = subprocess.run(
-            [*launcher, "-n", str(N_RANKS), sys.executable, "-m", "goco_mpi", *command],
-            cwd=directory,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            timeout=TIMEOUT_S,
-        )
-        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-        return directory / name
-
-    return run_it
 
 
 @pytest.fixture(scope="module")

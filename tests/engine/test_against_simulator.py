@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mpi4py import MPI
 
 from goco_mpi.config import parse_config
 from goco_mpi.core import topology
@@ -73,8 +74,7 @@ def assert_messages_are_those_of_the_simulation(outcome: Outcome, expected: Outc
 @pytest.mark.parametrize("mixing", ["stale", "fold"])
 @pytest.mark.parametrize("kind", [kind for kind in topology.KINDS if kind != "edges"])
 def test_every_topology_and_mixing_rule(kind: str, mixing: str) -> None:
-    with Session() as session:
-        size = session.size
+    size = MPI.COMM_WORLD.size
     try:
         topology.build(kind, size, **{"seed": 3, **OPTIONS[kind]} if kind in OPTIONS else {})
     except InputError:
@@ -83,12 +83,11 @@ def test_every_topology_and_mixing_rule(kind: str, mixing: str) -> None:
     assert_equals_simulation(raw)
 
 
-@pytest.mark.mpi(min_size=1)
+@pytest.mark.mpi(min_size=1, shared=True)
 @pytest.mark.parametrize("kind", ["pairwise_balanced", "cyclic", "uncoded"])
 @pytest.mark.parametrize("weights", ["paper", "own", "coverage", "plain"])
 def test_every_placement_and_weight(kind: str, weights: str) -> None:
-    with Session() as session:
-        size = session.size
+    size = MPI.COMM_WORLD.size
     assert_equals_simulation(
         experiment(size, topology={"kind": "complete"}, placement={"kind": kind}, method={"weights": weights})
     )
@@ -98,8 +97,7 @@ def test_every_placement_and_weight(kind: str, weights: str) -> None:
 @pytest.mark.parametrize("method", ["dgd", "allreduce"])
 @pytest.mark.parametrize("late", ["discard", "wait"])
 def test_every_other_method(method: str, late: str) -> None:
-    with Session() as session:
-        size = session.size
+    size = MPI.COMM_WORLD.size
     assert_equals_simulation(experiment(size, topology={"kind": "ring"}, method={"kind": method, "late": late}))
 
 
@@ -119,12 +117,11 @@ PROBLEMS = {
 }
 
 
-@pytest.mark.mpi(min_size=1)
+@pytest.mark.mpi(min_size=1, shared=True)
 @pytest.mark.parametrize("problem", PROBLEMS)
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_every_way_to_use_the_mean_gradient(solver: str, problem: str) -> None:
-    with Session() as session:
-        size = session.size
+    size = MPI.COMM_WORLD.size
     for rounds in (4, 25):
         raw = experiment(size, **PROBLEMS[problem], method={"kind": "allreduce", "solver": solver})
         assert_equals_simulation({**raw, "rounds": rounds})
@@ -132,8 +129,7 @@ def test_every_way_to_use_the_mean_gradient(solver: str, problem: str) -> None:
 
 @pytest.mark.mpi(min_size=1)
 def test_preconditioned_conjugate_gradients() -> None:
-    with Session() as session:
-        size = session.size
+    size = MPI.COMM_WORLD.size
     method = {"kind": "allreduce", "solver": "cg", "preconditioner": "local"}
     for rounds in (4, 5, 25):
         raw = experiment(size, **PROBLEMS["least squares"], method=method)
@@ -151,14 +147,13 @@ RULES = [
 ]
 
 
-@pytest.mark.mpi(min_size=1)
+@pytest.mark.mpi(min_size=1, shared=True)
 @pytest.mark.parametrize("late", ["discard", "memory"])
 @pytest.mark.parametrize("kind", ["ring", "star"])
 @pytest.mark.parametrize(("method", "mixing"), RULES)
 def test_methods_and_rules_that_conserve_something(method: str, mixing: str, kind: str, late: str) -> None:
     # With the lost links and Bernoulli stragglers of all these experiments.
-    with Session() as session:
-        size = session.size
+    size = MPI.COMM_WORLD.size
     if kind == "star" and size < 3:
         return  # that is the ring
     section = {"kind": method, "mixing": mixing, "late": late, "max_age": 2}
@@ -167,7 +162,7 @@ def test_methods_and_rules_that_conserve_something(method: str, mixing: str, kin
     assert_equals_simulation(experiment(size, topology={"kind": kind}, method=section, step=step))
 
 
-@pytest.mark.mpi(min_size=1)
+@pytest.mark.mpi(min_size=1, shared=True)
 @pytest.mark.parametrize(
     ("late", "rates", "weights"),
     [
@@ -184,8 +179,7 @@ def test_methods_and_rules_that_conserve_something(method: str, mixing: str, kin
 def test_weights_that_follow_what_the_ranks_tell_of_their_rates(
     late: str, rates: str, weights: str, mixing: str
 ) -> None:
-    with Session() as session:
-        size = session.size
+    size = MPI.COMM_WORLD.size
     section = {"late": late, "rates": rates, "weights": weights, "mixing": mixing, "max_age": 2}
     # Links so bad that news may be missing for longer than rates.QUIET_ROUNDS, or rates.DEAD_ROUNDS.
     stragglers = {**PERSISTENT, "link_p": [0.998 if rates == "live" else 0.8, *[0.8] * (size - 1)]}
@@ -197,13 +191,12 @@ def test_weights_that_follow_what_the_ranks_tell_of_their_rates(
 PERSISTENT = {"kind": "persistent", "ranks": [0], "factor": 4.0, "p": 0.2}
 
 
-@pytest.mark.mpi(min_size=1)
+@pytest.mark.mpi(min_size=1, shared=True)
 @pytest.mark.parametrize("late", ["discard", "partial", "memory", "wait"])
 @pytest.mark.parametrize("mixing", ["stale", "fold"])
 @pytest.mark.parametrize("stragglers", [{}, PERSISTENT], ids=["bernoulli", "persistent"])
 def test_every_late_policy_under_lost_links(late: str, mixing: str, stragglers: dict) -> None:
-    with Session() as session:
-        size = session.size
+    size = MPI.COMM_WORLD.size
     assert_equals_simulation(
         experiment(
             size,
@@ -218,8 +211,7 @@ def test_every_late_policy_under_lost_links(late: str, mixing: str, stragglers: 
 @pytest.mark.parametrize("weights", ["own", "coverage"])
 @pytest.mark.parametrize("late", ["discard", "partial", "memory"])
 def test_ranks_and_links_that_are_unequally_late_and_a_dead_rank(late: str, weights: str) -> None:
-    with Session() as session:
-        size = session.size
+    size = MPI.COMM_WORLD.size
     p = [1.0, *np.linspace(0.0, 0.6, size - 1).tolist()]
     assert_equals_simulation(
         experiment(
@@ -238,19 +230,18 @@ COMPRESSIONS = [
 ]
 
 
-@pytest.mark.mpi(min_size=1)
+@pytest.mark.mpi(min_size=1, shared=True)
 @pytest.mark.parametrize("late", ["discard", "memory", "wait"])
 @pytest.mark.parametrize("method", COMPRESSIONS, ids=lambda method: " ".join(map(str, method.values())))
 def test_compressed_messages_under_lost_links(method: dict, late: str) -> None:
-    with Session() as session:
-        size = session.size
+    size = MPI.COMM_WORLD.size
     # Losses of more than max_age messages in a row, too.
     assert_equals_simulation(
         {**experiment(size, topology={"kind": "ring"}, method={**method, "late": late, "max_age": 2}), "rounds": 60}
     )
 
 
-@pytest.mark.mpi(min_size=1)
+@pytest.mark.mpi(min_size=1, shared=True)
 @pytest.mark.parametrize("late", ["discard", "partial", "memory", "wait"])
 @pytest.mark.parametrize(
     "method",
@@ -264,8 +255,7 @@ def test_compressed_messages_under_lost_links(method: dict, late: str) -> None:
     ids=lambda method: " ".join(map(str, method.values())) or "goco",
 )
 def test_minibatches_of_any_method_and_policy(method: dict, late: str) -> None:
-    with Session() as session:
-        size = session.size
+    size = MPI.COMM_WORLD.size
     if late == "partial" and method.get("kind") in ("push_pull", "exact_diffusion"):
         return  # these remember whole gradients
     # Shards of 37 and 38 rows, of which some are drawn.
@@ -277,19 +267,17 @@ def test_minibatches_of_any_method_and_policy(method: dict, late: str) -> None:
 @pytest.mark.parametrize("late", ["discard", "partial", "wait"])
 @pytest.mark.parametrize("kind", ["ring", "exponential"])
 def test_several_gossip_rounds_to_a_gradient(kind: str, late: str) -> None:
-    with Session() as session:
-        size = session.size
+    size = MPI.COMM_WORLD.size
     section = {"gossip_rounds": 3, "late": late}
     stragglers = {"link_p": 0.0}
     assert_equals_simulation(experiment(size, topology={"kind": kind}, method=section, stragglers=stragglers))
 
 
-@pytest.mark.mpi(min_size=1)
+@pytest.mark.mpi(min_size=1, shared=True)
 @pytest.mark.parametrize("mixing", ["stale", "fold", "symmetric"])
 @pytest.mark.parametrize("late", ["discard", "partial", "memory", "wait"])
 def test_momentum_under_every_late_policy(late: str, mixing: str) -> None:
-    with Session() as session:
-        size = session.size
+    size = MPI.COMM_WORLD.size
     section = {"momentum": 0.8, "late": late, "mixing": mixing, "max_age": 2}
     step = {"kind": "decreasing", "size": 0.05, "tau": 20.0}
     assert_equals_simulation(experiment(size, topology={"kind": "ring"}, method=section, step=step))
@@ -337,8 +325,7 @@ def test_late_policies_end_in_parameters_of_their_own() -> None:
     ids=["softmax", "forty uncoded shards", "cyclic with a decreasing step"],
 )
 def test_late_policies_with_other_objectives_and_placements(late: str, tables: dict) -> None:
-    with Session() as session:
-        size = session.size
+    size = MPI.COMM_WORLD.size
     assert_equals_simulation(experiment(size, **{"topology": {"kind": "complete"}, "method": {"late": late}, **tables}))
 
 
@@ -357,8 +344,7 @@ def test_late_policies_with_other_objectives_and_placements(late: str, tables: d
     ids=["softmax", "heterogeneous least squares", "persistent straggler"],
 )
 def test_objectives_steps_and_persistent_stragglers(tables: dict) -> None:
-    with Session() as session:
-        size = session.size
+    size = MPI.COMM_WORLD.size
     rounds = tables.get("rounds", 25)
     raw = experiment(size, **{name: table for name, table in tables.items() if name != "rounds"})
     assert_equals_simulation({**raw, "rounds": rounds})

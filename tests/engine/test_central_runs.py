@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import whole_runs
+from whole_runs import INF, LEAST_SQUARES, LOGISTIC, assert_ends_as_simulated
 
 from goco_mpi.api import minimize
 from goco_mpi.api import train as api_train
@@ -16,27 +18,10 @@ from goco_mpi.config import parse_config
 from goco_mpi.core.events import NONE
 from goco_mpi.engine.session import Session
 from goco_mpi.engine.train import train
-from goco_mpi.record import Outcome, read_run, write_run
-from goco_mpi.replay import replay
+from goco_mpi.record import Outcome
 from goco_mpi.schema import RunConfig
 from goco_mpi.simulation import simulate_experiment
 
-INF = float("inf")
-LEAST_SQUARES: dict[str, Any] = {
-    "data": {
-        "source": "synthetic",
-        "partition": "in_order",
-        "heterogeneity": 0.5,
-        "n_samples": 1600,
-        "n_features": 20,
-        "shards": 8,
-    },
-    "objective": {"kind": "least_squares", "l2": 1e-3},
-}
-LOGISTIC: dict[str, Any] = {
-    "data": {"source": "breast_cancer", "partition": "by_label", "standardize": True, "shards": 8},
-    "objective": {"kind": "logistic", "l2": 1e-2},
-}
 CASES = [
     ("gradient_coding", "descent", "cyclic", LOGISTIC),
     ("gradient_coding", "nesterov", "fractional_repetition", LOGISTIC),
@@ -71,18 +56,13 @@ def experiment(
 
 
 def assert_replays(session: Session, config: RunConfig, outcome: Outcome | None, directory: Path) -> None:
-    environment = session.environment()
-    if outcome is None:
-        return
-    write_run(directory / "run", config, environment, outcome, force=False)
-    found = replay(read_run(directory / "run"))
-    assert found.agrees, found.differences
-    assert np.abs(outcome.stacked_params).max() > 1e-3
-    # Whatever ended the run, all are where the master is.
-    np.testing.assert_array_equal(outcome.stacked_params, np.tile(outcome.stacked_params[0], (session.size, 1)))
+    whole_runs.assert_replays(session, config, outcome, directory)
+    if outcome is not None:  # whatever ended the run, all are where the master is
+        master = np.tile(outcome.stacked_params[0], (session.size, 1))
+        np.testing.assert_array_equal(outcome.stacked_params, master)
 
 
-@pytest.mark.mpi(min_size=1)
+@pytest.mark.mpi(min_size=1, shared=True)
 @pytest.mark.parametrize(
     "stragglers",
     [{"kind": "bernoulli", "p": 0.3}, {"kind": "persistent", "ranks": [0], "factor": 4.0, "p": 0.2}],
@@ -102,19 +82,11 @@ def test_a_scripted_run_ends_in_the_simulators_parameters(
         outcome = train(config, session)
         if outcome is None:
             continue
-        expected = simulate_experiment(config, session.size)
-        scale = np.abs(expected.stacked_params).max()
-        assert scale > 1e-2
-        np.testing.assert_allclose(outcome.stacked_params, expected.stacked_params, rtol=0, atol=1e-12 * scale)
-        assert outcome.step_size == expected.step_size
-        if kind == "sgc":  # where the master waits for every answer, all ranks are in the same round
-            for mine, theirs in zip(outcome.history, expected.history, strict=True):
-                assert mine["round"] == theirs["round"]
-                assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-10)
-                assert mine["consensus_distance"] == pytest.approx(0.0, abs=1e-12)
+        # In sgc the master waits for every answer, so that all ranks are in the same round.
+        assert_ends_as_simulated(outcome, simulate_experiment(config, session.size), history=kind == "sgc")
 
 
-@pytest.mark.mpi(min_size=1)
+@pytest.mark.mpi(min_size=1, shared=True)
 @pytest.mark.parametrize(
     "stragglers",
     [SLOW, {"kind": "delays", "delay_p": 0.2, "delay_s": 4e-3, "work_s": 5e-4}],

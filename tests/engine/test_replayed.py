@@ -90,7 +90,7 @@ SLOW = {"kind": "slow", "ranks": [0], "factor": 10.0, "work_s": 1e-3}
 DELAYS = {"kind": "delays", "delay_p": 0.2, "delay_s": 4e-3, "work_s": 5e-4}
 
 
-@pytest.mark.mpi(min_size=1)
+@pytest.mark.mpi(min_size=1, shared=True)
 @pytest.mark.parametrize("late", ["discard", "partial", "memory"])
 @pytest.mark.parametrize("mixing", ["stale", "fold"])
 @pytest.mark.parametrize("stragglers", [SLOW, DELAYS], ids=["slow", "delays"])
@@ -106,7 +106,7 @@ def test_stragglers_under_every_policy_and_mixing_rule(
             assert slow["repeated"] > 0
 
 
-@pytest.mark.mpi(min_size=1)
+@pytest.mark.mpi(min_size=1, shared=True)
 @pytest.mark.parametrize("late", ["discard", "partial", "memory"])
 @pytest.mark.parametrize(
     "deadline",
@@ -128,7 +128,7 @@ def test_short_deadlines_under_every_policy(session: Session, late: str, deadlin
         assert sum(row["gradients"] for row in outcome.ranks) > 0
 
 
-@pytest.mark.mpi(min_size=1)
+@pytest.mark.mpi(min_size=1, shared=True)
 @pytest.mark.parametrize("stragglers", [SLOW, {**DELAYS, "link_p": 0.7}], ids=["slow", "delays and lost links"])
 @pytest.mark.parametrize(
     "method",
@@ -265,7 +265,7 @@ def test_a_preconditioned_allreduce_with_every_other_round_without_a_gradient(se
             assert (table[:4, 1] == [0, 1, NONE, 3 if session.size > 1 else NONE]).all()
 
 
-@pytest.mark.mpi(min_size=1)
+@pytest.mark.mpi(min_size=1, shared=True)
 @pytest.mark.parametrize("stragglers", [SLOW, {**DELAYS, "link_p": 0.3}], ids=["slow", "delays and lost links"])
 @pytest.mark.parametrize("late", ["discard", "memory"])
 @pytest.mark.parametrize(
@@ -285,7 +285,7 @@ def test_methods_that_lose_nothing(
     run_and_replay(session, experiment(session.size, method={**method, "late": late}, stragglers=stragglers, step=step))
 
 
-@pytest.mark.mpi(min_size=1)
+@pytest.mark.mpi(min_size=1, shared=True)
 @pytest.mark.parametrize("stragglers", [SLOW, {**DELAYS, "link_p": 0.3}], ids=["slow", "delays and lost links"])
 @pytest.mark.parametrize("late", ["discard", "partial", "memory"])
 @pytest.mark.parametrize(
@@ -302,7 +302,7 @@ def test_compressed_messages(session: Session, method: dict[str, Any], late: str
     run_and_replay(session, experiment(session.size, method={**method, "late": late}, stragglers=stragglers))
 
 
-@pytest.mark.mpi(min_size=1)
+@pytest.mark.mpi(min_size=1, shared=True)
 @pytest.mark.parametrize("late", ["discard", "partial", "memory"])
 @pytest.mark.parametrize("method", [{}, {"compression": "quantize"}, {"kind": "allreduce"}, {"momentum": 0.8}], ids=str)
 def test_minibatches(session: Session, method: dict[str, Any], late: str) -> None:
@@ -376,7 +376,7 @@ def test_more_shards_than_fit_one_word(session: Session) -> None:
         assert sum(row["partial_gradients"] for row in outcome.ranks) > 0
 
 
-@pytest.mark.mpi(min_size=1)
+@pytest.mark.mpi(min_size=1, shared=True)
 @pytest.mark.parametrize("late", ["discard", "partial", "memory"])
 @pytest.mark.parametrize(
     "stop", [{"target_loss": 0.3}, {"gradient_norm": 0.3}, {"time_limit_s": 0.1}], ids=lambda stop: next(iter(stop))

@@ -304,7 +304,7 @@ def test_a_gradient_cut_at_the_deadline_counts_as_late_and_its_vector_is_sent(se
     assert moved > 1e-3 if session.size > 1 else moved == 0.0
 
 
-@pytest.mark.mpi(min_size=1)
+@pytest.mark.mpi(min_size=1, shared=True)
 @pytest.mark.parametrize("method", ["goco", "dgd", "allreduce"])
 @pytest.mark.parametrize("kind", ["logistic", "softmax", "least_squares"])
 def test_a_diverging_run_ends_on_all_ranks_with_the_same_advice(session: Session, method: str, kind: str) -> None:

@@ -287,7 +287,7 @@ CONDITIONS = {
 }
 
 
-@pytest.mark.mpi(min_size=1)
+@pytest.mark.mpi(min_size=1, shared=True)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("reason", CONDITIONS)
 def test_all_ranks_stop_and_the_outcome_says_by_what(session: Session, reason: str, kind: str) -> None:

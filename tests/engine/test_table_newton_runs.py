@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from mpi4py import MPI
+from whole_runs import INF, LEAST_SQUARES, LOGISTIC, assert_ends_as_simulated, assert_replays
 
 from goco_mpi.api import minimize
 from goco_mpi.config import parse_config
@@ -14,26 +15,9 @@ from goco_mpi.core.methods import table_newton
 from goco_mpi.core.reweighting import Reweighting
 from goco_mpi.engine.session import Session
 from goco_mpi.engine.train import train
-from goco_mpi.record import Outcome, read_run, write_run
-from goco_mpi.replay import replay
+from goco_mpi.record import Outcome
 from goco_mpi.simulation import simulate_experiment
 
-INF = float("inf")
-LEAST_SQUARES = {
-    "data": {
-        "source": "synthetic",
-        "partition": "in_order",
-        "heterogeneity": 0.5,
-        "n_samples": 1600,
-        "n_features": 20,
-        "shards": 8,
-    },
-    "objective": {"kind": "least_squares", "l2": 1e-3},
-}
-LOGISTIC = {
-    "data": {"source": "breast_cancer", "partition": "by_label", "standardize": True, "shards": 8},
-    "objective": {"kind": "logistic", "l2": 1e-2},
-}
 PROBLEMS = pytest.mark.parametrize("problem", [LEAST_SQUARES, LOGISTIC], ids=["least squares", "logistic"])
 
 
@@ -82,15 +66,7 @@ def test_a_scripted_run_ends_in_the_simulators_parameters(session: Session, prob
         outcome = train(config, session)
         if outcome is None:
             continue
-        expected = simulate_experiment(config, session.size)
-        scale = np.abs(expected.stacked_params).max()
-        assert scale > 0.1
-        np.testing.assert_allclose(outcome.stacked_params, expected.stacked_params, rtol=0, atol=1e-12 * scale)
-        assert outcome.step_size == expected.step_size
-        for mine, theirs in zip(outcome.history, expected.history, strict=True):
-            assert mine["round"] == theirs["round"]
-            assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-10)
-            assert mine["consensus_distance"] == pytest.approx(theirs["consensus_distance"], rel=1e-8, abs=1e-11)
+        assert_ends_as_simulated(outcome, simulate_experiment(config, session.size))
 
 
 @pytest.mark.mpi(min_size=2)
@@ -111,9 +87,7 @@ def test_a_scripted_run_that_leaves_slow_ranks_out_ends_in_the_simulators_parame
         assert changed > 0 or session.size == 3 or rounds == 6
         if link_p == 0.0 and session.size == 4:  # declared at the end of the third round, and done in the fourth
             assert [row["left_out"] for row in outcome.ranks] == [0, rounds - 3, 0, 0]
-        expected = simulate_experiment(config, session.size)
-        scale = np.abs(expected.stacked_params).max()
-        np.testing.assert_allclose(outcome.stacked_params, expected.stacked_params, rtol=0, atol=1e-12 * scale)
+        assert_ends_as_simulated(outcome, simulate_experiment(config, session.size))
 
 
 @pytest.mark.mpi(min_size=4)
@@ -129,17 +103,12 @@ def test_a_scripted_run_in_rows_and_columns_ends_in_the_simulators_parameters(
         outcome = train(config, session)
         if outcome is None:
             continue
-        expected = simulate_experiment(config, session.size)
-        scale = np.abs(expected.stacked_params).max()
-        assert scale > 0.1
-        np.testing.assert_allclose(outcome.stacked_params, expected.stacked_params, rtol=0, atol=1e-12 * scale)
+        assert_ends_as_simulated(outcome, simulate_experiment(config, session.size))
         assert outcome.ranks[0]["gradients"] + outcome.ranks[0]["late_gradients"] == rounds // 2
 
 
 @pytest.mark.mpi(min_size=4)
-def test_a_run_in_rows_and_columns_with_a_slow_rank_ends_in_its_replay(
-    session: Session, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_a_run_in_rows_and_columns_with_a_slow_rank_ends_in_its_replay(session: Session, tmp_path: Path) -> None:
     tables = {
         "topology": {"kind": "rook"},
         "deadline": {},
@@ -147,13 +116,9 @@ def test_a_run_in_rows_and_columns_with_a_slow_rank_ends_in_its_replay(
     }
     config = parse_config(experiment(session, LOGISTIC, "memory", rounds=120, **tables))
     outcome = train(config, session)
-    environment = session.environment()
+    assert_replays(session, config, outcome, tmp_path)
     if outcome is None:
         return
-    out: Path = tmp_path_factory.mktemp("run") / "rook"
-    write_run(out, config, environment, outcome, force=False)
-    found = replay(read_run(out))
-    assert found.agrees, found.differences
     gaps = suboptimality(outcome)
     assert gaps[-1] < 1e-3 * gaps[0]
 
@@ -172,7 +137,7 @@ def test_the_history_begins_with_the_loss_at_zero_and_ends_at_the_optimum(sessio
     assert gaps[-1] < 1e-9 * gaps[0]
 
 
-@pytest.mark.mpi(min_size=2)
+@pytest.mark.mpi(min_size=2, shared=True)
 @pytest.mark.parametrize(
     ("kind", "late"), [("slow", "discard"), ("slow", "memory"), ("persistent", "discard"), ("persistent", "memory")]
 )
@@ -182,7 +147,7 @@ def test_a_run_with_deadlines_and_a_slow_rank_ends_in_its_replay(
     problem: dict,
     kind: str,
     late: str,
-    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     tables = {
@@ -193,7 +158,7 @@ def test_a_run_with_deadlines_and_a_slow_rank_ends_in_its_replay(
     changes = counted_changes(monkeypatch)
     outcome = train(config, session)
     changed = session.comm.allreduce(len(changes))
-    environment = session.environment()
+    assert_replays(session, config, outcome, tmp_path)
     if outcome is None:
         return
     if kind == "persistent":
@@ -201,10 +166,6 @@ def test_a_run_with_deadlines_and_a_slow_rank_ends_in_its_replay(
     # The slow rank was left out; one that is slow by the clock is so as far as the others are fast.
     assert changed > 0 or kind == "slow"
     assert outcome.ranks[1]["setup_s"] > 0.0
-    out: Path = tmp_path_factory.mktemp("run") / "slow"
-    write_run(out, config, environment, outcome, force=False)
-    found = replay(read_run(out))
-    assert found.agrees, found.differences
     gaps = suboptimality(outcome)
     # However the machine is loaded: the slow rank is heard of, or left out, so that nothing pulls elsewhere.
     assert gaps[-1] < 1e-3 * gaps[0]
