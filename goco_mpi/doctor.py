@@ -89,6 +89,8 @@ class Facts:
         Why rank 0 cannot write there; empty if it can.
     blind : sequence of str
         Hosts that did not see what rank 0 wrote there, or cannot write.
+    batch : bool
+        Whether this is a scheduler's job.
     left_s : float or None
         Seconds until the scheduler ends the job, where it says.
     margin_s : float
@@ -105,6 +107,7 @@ class Facts:
     place: str
     refusal: str
     blind: Sequence[str]
+    batch: bool
     left_s: float | None
     margin_s: float
     links: Sequence[Link]
@@ -126,7 +129,7 @@ def examine(facts: Facts) -> list[Finding]:
     Examples
     --------
     >>> rank = RankFacts("node1", 1, 4, 4, 4, "goco_mpi 0.1.0", "MPICH 5.0", 1e-7, 0.0)
-    >>> facts = Facts([rank], "srun", 4, None, False, "/scratch", "", [], None, 120.0, [])
+    >>> facts = Facts([rank], "srun", 4, None, False, "/scratch", "", [], False, None, 120.0, [])
     >>> [finding.what for finding in examine(facts) if finding.level == "problem"]
     ['world size']
     """
@@ -267,8 +270,11 @@ def _clocks(facts: Facts) -> Iterator[Finding]:
 
 
 def _limit(facts: Facts) -> Iterator[Finding]:
-    if facts.left_s is None:
-        yield Finding("time limit", "the scheduler tells none")
+    if facts.left_s is None and facts.batch:
+        advice = "Let the job script export GOCO_JOB_END_TIME, in Unix seconds, or ask for a signal before the end."
+        yield Finding("time limit", "the scheduler does not tell when it ends the job", "advice", advice)
+    elif facts.left_s is None:
+        yield Finding("time limit", "none is known")
     elif facts.left_s < 2 * facts.margin_s:
         advice = "Ask for more time, or lower stop.margin_s."
         yield Finding("time limit", f"the job ends in {facts.left_s:.0f} s", "advice", advice)

@@ -27,7 +27,7 @@ def job(*ranks: RankFacts, **changes: Any) -> Facts:
     """Return a job that is fit, but for the changes; by default four nodes of one rank."""
     ranks = ranks or tuple(rank(host=f"node{i}", wall_offset_s=1e-3 * i) for i in range(4))
     links = [Link((i, i + 1), 2e-6 * (1 + i), 1e10) for i in range(len(ranks) - 1)]
-    fit = Facts(ranks, "srun", len(ranks), len(ranks), True, "/scratch", "", [], 3600.0, 120.0, links)
+    fit = Facts(ranks, "srun", len(ranks), len(ranks), True, "/scratch", "", [], True, 3600.0, 120.0, links)
     return replace(fit, **changes)
 
 
@@ -35,7 +35,9 @@ def nodes(n: int, **changes: Any) -> list[RankFacts]:
     return [rank(host=f"node{i}", **changes) for i in range(n)]
 
 
-@pytest.mark.parametrize("facts", [job(), job(rank(), links=[], launched=None, expected=None, left_s=None)])
+@pytest.mark.parametrize(
+    "facts", [job(), job(rank(), links=[], launched=None, expected=None, batch=False, left_s=None)]
+)
 def test_a_job_that_is_fit_needs_no_advice(facts: Facts) -> None:
     findings = examine(facts)
     assert [(finding.level, finding.advice) for finding in findings] == [("ok", "")] * len(findings)
@@ -74,6 +76,7 @@ ILL: dict[str, tuple[Facts, str, str, list[str]]] = {
     "coarse clock": (job(*nodes(2, tick_s=0.015)), "clock", "problem", ["15 ms", "deadline.gossip_s"]),
     "clocks apart": (job(rank(), rank(host="node1", wall_offset_s=-80.0)), "time of day", "advice", ["node1", "-80.0"]),
     "little time": (job(left_s=100.0), "time limit", "advice", ["100 s", "stop.margin_s"]),
+    "unknown time": (job(left_s=None), "time limit", "advice", ["GOCO_JOB_END_TIME", "signal"]),
     "slow network": (
         job(links=[Link((0, 1), 1e-3, 1e8), Link((1, 2), 1e-3, 1e8)]),
         "between nodes",

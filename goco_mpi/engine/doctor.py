@@ -86,6 +86,7 @@ def examine(session: Session, out: Path, expected_ranks: int | None, margin_s: f
         place=str(place),
         refusal=refusal,
         blind=blind,
+        batch=any(name in os.environ for name in scheduler.JOBS),
         left_s=None if end is None else end - now,
         margin_s=margin_s,
         links=[link for several in found for link in several],

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 
 ENDS = ("GOCO_JOB_END_TIME", "SLURM_JOB_END_TIME")
 """Variables that hold the end of the job in Unix seconds; a job script may set the first where there is no other."""
+JOBS = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID")
+"""Variables that a batch job has."""
 LENGTHS = ("PBS_WALLTIME",)
 """Variables that hold how many seconds the job has in all (Torque): counted from now, so a little late."""
 

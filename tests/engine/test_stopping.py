@@ -16,7 +16,9 @@ from goco_mpi.core.pace.counts import ExchangeCounts
 from goco_mpi.engine import stopping as stopping_module
 from goco_mpi.engine.allreduce_exchange import AllreduceExchange
 from goco_mpi.engine.exchange import Exchange
+from goco_mpi.engine.requests import Requests
 from goco_mpi.engine.session import Session
+from goco_mpi.engine.signals import StopSignals
 from goco_mpi.engine.stopping import Stopping
 from goco_mpi.engine.train import train
 from goco_mpi.errors import InputError
@@ -411,6 +413,21 @@ def test_the_clock_ends_a_gradient_that_lasts_for_ever(session: Session, method:
         assert outcome.stopped_by == "time_limit_s"
         for row in outcome.ranks:
             assert (row["rounds"], row["gradients"], row["late_gradients"]) == (0, 0, 1)
+
+
+@pytest.mark.mpi(min_size=1)
+@pytest.mark.parametrize(("asked_in", "stopped_by"), [(7, "signal"), (20, "rounds")])
+def test_a_run_that_has_done_all_its_rounds_was_not_stopped(session: Session, asked_in: int, stopped_by: str) -> None:
+    signals = StopSignals()
+
+    def callback(round_: int, params: np.ndarray) -> None:
+        signals.received |= round_ == asked_in
+
+    raw = experiment(session.size, rounds=20)
+    outcome = train(parse_config(raw), session, callback=callback, requests=Requests(signals=signals))
+    if outcome is not None:
+        assert outcome.stopped_by == stopped_by
+        assert [row["rounds"] for row in outcome.ranks] == [asked_in] * session.size
 
 
 @pytest.mark.mpi(min_size=1)
