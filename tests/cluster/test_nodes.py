@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+import slurm
 import watched
 from nodes import Nodes, NodesError, missing
 from throttle import DutyCycle, processor_time_s
@@ -49,7 +50,10 @@ LIMIT_S = 60.0
 
 
 @pytest.fixture(autouse=True)
-def possible(need: Callable[[str | None], None]) -> None:
+def possible(need: Callable[[str | None], None], required: bool) -> None:
+    if required and missing() is not None:
+        slurm.install(["iproute2"])
+        missing.cache_clear()
     need(missing())
 
 

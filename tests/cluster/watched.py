@@ -18,7 +18,7 @@ from goco_mpi.core.events import NONE
 from goco_mpi.record import RunRecord, read_run, read_tables
 from goco_mpi.timeline import MIXED
 
-START_LIMIT_S = 60.0
+START_LIMIT_S = 120.0
 END_LIMIT_S = 120.0
 
 T = TypeVar("T")
