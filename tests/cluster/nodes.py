@@ -37,7 +37,10 @@ AGENT = """#!/bin/sh
 while [ "${1#-}" != "$1" ]; do shift; done
 host=$1
 shift
-exec nsenter -t "$(cat "${0%/*}/$host.pid")" --net --uts --ipc --mount -- /bin/sh -c "$*"
+nsenter -t "$(cat "${0%/*}/$host.pid")" --net --uts --ipc --mount -- /bin/sh -c "$*"
+status=$?
+[ $status -le 128 ] || status=255
+exit $status
 """
 OPEN_MPI = {
     "OMPI_ALLOW_RUN_AS_ROOT": "1",
