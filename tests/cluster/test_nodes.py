@@ -127,21 +127,23 @@ def test_gossip_goes_on_without_a_node_that_is_cut_off_and_takes_it_back(
     four: Nodes, experiment: Path, mpiexec: list[str], tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    ends = ["stop.time_limit_s=8"]
-    window = watched.run(four, mpiexec, experiment, out, [*PUSH_PULL, *ends], lambda: cut(four, 3.0))
+    # TCP may take 6 s until it tries again; some hundred rounds are left then.
+    window = watched.run(four, mpiexec, experiment, out, [*PUSH_PULL, "rounds=900"], lambda: cut(four, 3.0))
     run = watched.read(out)
     expect_optimum(run)
+    others = [rank for rank in range(4) if rank != AT_FAULT]
     # At 10 ms and more a gradient there is time for 300: a standstill of two seconds would leave fewer than that.
-    assert min(run.gradients(rank, window) for rank in range(4) if rank != AT_FAULT) >= 100
-    assert run.heard_of(AT_FAULT, by=0, window=window) <= 2  # what was under way
-    assert run.heard_of(AT_FAULT, by=0, window=Window(window.end_s, run.end_s(range(4)))) >= 10
+    assert min(run.gradients(rank, window) for rank in others) >= 100
+    assert max(run.heard_of(AT_FAULT, by=rank, window=window) for rank in others) <= 2  # what was under way
+    after = Window(window.end_s, run.end_s(range(4)))
+    assert max(run.heard_of(AT_FAULT, by=rank, window=after) for rank in others) >= 10
 
 
 def test_an_allreduce_stands_still_while_a_node_is_cut_off(
     four: Nodes, experiment: Path, mpiexec: list[str], tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    settings = ["method.kind=allreduce", "stop.time_limit_s=6"]
+    settings = ["method.kind=allreduce", "stop.time_limit_s=5"]
     window = watched.run(four, mpiexec, experiment, out, settings, lambda: cut(four, 3.0))
     run = watched.read(out)
     assert replay(run.record).differences.max() <= 1e-12
