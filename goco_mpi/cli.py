@@ -42,6 +42,12 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="train on MPI: mpiexec -n 8 goco run EXPERIMENT.toml")
     _add_experiment(run)
     run.add_argument("--ranks", type=int, metavar="N", help="refuse to start on any other number of ranks")
+    run.add_argument(
+        "--resume", action="store_true", help="go on from the newest checkpoint of DIR, or begin where there is none"
+    )
+    run.add_argument(
+        "--warm-start", type=Path, metavar="DIR", help="begin at the mean parameters of another run, of any layout"
+    )
     run.set_defaults(command="run")
 
     simulate = commands.add_parser("simulate", help="the same experiment in one process, without MPI")

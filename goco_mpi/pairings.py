@@ -110,6 +110,12 @@ def _check_pairings(config: RunConfig) -> None:
                 f"message renews a part of a neighbour's vector, and the rest is older. {_COMPRESSED[str(rule)]} "
                 "Use 'stale'."
             )
+    if config.checkpoint.every_s is not None and (method.in_step or config.method.gossip_rounds > 1):
+        raise InputError(
+            "checkpoint.every_s goes with methods whose ranks may be kept in different rounds. Got "
+            f"{config.checkpoint.every_s:g} with method.kind = '{kind}' and method.gossip_rounds = "
+            f"{config.method.gossip_rounds}. Use checkpoint.every, in rounds."
+        )
     if rule == "symmetric" and config.deadline.gossip_s != math.inf:
         raise InputError(
             "method.mixing = 'symmetric' needs deadline.gossip_s = inf: by a deadline no rank can know whether its own "

@@ -7,6 +7,8 @@
 ``params.npy``          parameters of every rank, shape (n_ranks, n_params)
 ``events.npz``          what decided each rank's every vector (`goco_mpi.core.events`)
 ``timeline.npz``        when, with ``record.timeline``
+``first_params.npy``    everybody's first parameters, where they are not zero (``--warm-start``)
+``start``               the checkpoint that the run went on from (``--resume``): there its events begin
 ======================  =====================================================================
 
 The directory appears whole or not at all.
@@ -33,6 +35,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from goco_mpi import __version__
+from goco_mpi.checkpoint import WholeSet
 from goco_mpi.config import to_dict
 from goco_mpi.core import metrics
 from goco_mpi.core.survivors import DISCONNECTED, LOST_SHARD, ranks_text
@@ -40,6 +43,8 @@ from goco_mpi.errors import InputError, RunError
 from goco_mpi.schema import RunConfig
 
 SCHEMA_VERSION = 1
+FIRST_PARAMS = "first_params.npy"
+START = "start"
 LIBRARIES = ("mpi4py", "msgspec", "networkx", "numpy", "scikit-learn", "scipy")
 
 HISTORY = (
@@ -114,6 +119,12 @@ class Outcome:
         Of ranks that have no rows in ``ranks`` and ``stacked_params``, and no events.
     lost : str or None
         Which shards died with them, for a message; None where there are none.
+    first_params : ndarray of shape (n_params,), optional
+        Everybody's, where they are not zero.
+    loss_start : float, optional
+        F at the first parameters, where the history begins later.
+    resumed_from : WholeSet, optional
+        The checkpoint that the run went on from.
     """
 
     history: Rows
@@ -128,6 +139,9 @@ class Outcome:
     momentum: float | None = None
     deaths: Sequence[Death] = ()
     lost: str | None = None
+    first_params: NDArray[np.float64] | None = None
+    loss_start: float | None = None
+    resumed_from: WholeSet | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -236,16 +250,19 @@ def write_run(
         If it cannot be written; nothing is left behind then, and an earlier run is as it was.
     """
     refuse_existing(out, force)
-    history = _with_suboptimality(outcome.history, outcome.loss_optimum)
+    loss_start = outcome.history[0]["loss"] if outcome.loss_start is None else outcome.loss_start
+    history = _with_suboptimality(outcome.history, loss_start, outcome.loss_optimum)
+    resumed = outcome.resumed_from
     result = {
         **{name: history[-1][name] for name in ("loss", "suboptimality", "consensus_distance", "test_accuracy")},
-        "loss_start": history[0]["loss"],
+        "loss_start": loss_start,
         "loss_optimum": outcome.loss_optimum,
         "rounds": [row["rounds"] for row in outcome.ranks],
         "wall_s": outcome.wall_s,
         "step_size": outcome.step_size,
         "momentum": outcome.momentum,
         "stopped_by": outcome.stopped_by,
+        "resumed_from": None if resumed is None else {"checkpoint": resumed.path.name, "rounds": resumed.rounds},
         "events_sha256": None if outcome.events is None else events_checksum(outcome.events),
     }
     if outcome.deaths:
@@ -268,6 +285,10 @@ def write_run(
             if tables is not None:
                 arrays: dict[str, Any] = {f"rank{rank}": table for rank, table in enumerate(tables)}
                 np.savez_compressed(fresh / f"{name}.npz", **arrays)
+        if outcome.first_params is not None:
+            np.save(fresh / FIRST_PARAMS, outcome.first_params)
+        if resumed is not None:
+            shutil.copytree(resumed.path, fresh / START)
         fresh.chmod(0o777 & ~_umask())
         _swap_in(fresh, out)
     except OSError as error:
@@ -404,6 +425,21 @@ def read_params(path: Path) -> NDArray[np.float64]:
     return params
 
 
+def read_first_params(path: Path) -> NDArray[np.float64] | None:
+    """Read everybody's first parameters from a run directory, shape (n_params,); None where they are zero.
+
+    Raises
+    ------
+    InputError
+        If they are damaged.
+    """
+    file = path / FIRST_PARAMS
+    if not file.exists():
+        return None
+    params: NDArray[np.float64] = _load(file, lambda stream: np.load(stream, allow_pickle=False))
+    return params
+
+
 def read_tables(path: Path, name: str) -> list[NDArray[Any]]:
     """Read every rank's table of ``events`` or ``timeline`` from a run directory.
 
@@ -449,13 +485,13 @@ def _number(text: str) -> Any:
         return text
 
 
-def _with_suboptimality(history: Rows, loss_optimum: float | None) -> Rows:
+def _with_suboptimality(history: Rows, loss_start: float, loss_optimum: float | None) -> Rows:
     """Return the rows with a column ``suboptimality`` behind ``loss``."""
 
     def value(row: dict[str, Any]) -> float | None:
         if loss_optimum is None:
             return None
-        return metrics.suboptimality(row["loss"], history[0]["loss"], loss_optimum)
+        return metrics.suboptimality(row["loss"], loss_start, loss_optimum)
 
     place = list(history[0]).index("loss") + 1
     return [

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from goco_mpi.checkpoint import DamagedError, read_rank
 from goco_mpi.config import parse_config
 from goco_mpi.core.events import Events
-from goco_mpi.core.replay import replay_allreduce, replay_gossip
+from goco_mpi.core.methods import Place, State
+from goco_mpi.core.replay import Start, replay_allreduce, replay_gossip
 from goco_mpi.core.schedules import StepSchedule
 from goco_mpi.core.survivors import ranks_text
 from goco_mpi.errors import InputError, RunError
 from goco_mpi.experiment import batch, lay_out, load_problem, step_schedule
-from goco_mpi.record import RunRecord, events_checksum, read_params, read_tables
+from goco_mpi.record import START, RunRecord, events_checksum, read_first_params, read_params, read_tables
 from goco_mpi.schema import RunConfig
 
 Array = NDArray[np.float64]
@@ -90,7 +93,7 @@ def replay(run: RunRecord) -> Replay:
         raise RunError(f"{str(run.path)!r} has events of {len(tables)} ranks, and parameters of {len(recorded)}.")
     result = run.run["result"]
     schedule = _recorded_schedule(config, result["step_size"], result.get("momentum"))
-    found, disturbed = _parameters(config, tables, schedule)
+    found, disturbed = _parameters(run, config, tables, schedule)
     if found.shape != recorded.shape:
         raise RunError(f"The data of {str(run.path)!r} are no longer those of its run: they have another shape.")
     scale = np.abs(recorded).max(axis=1)
@@ -100,20 +103,32 @@ def replay(run: RunRecord) -> Replay:
     return Replay(differences, sum(len(table) - 1 for table in tables), grown)
 
 
-def _parameters(config: RunConfig, tables: list[NDArray[np.int32]], schedule: StepSchedule) -> tuple[Array, Array]:
+def _parameters(
+    run: RunRecord, config: RunConfig, tables: list[NDArray[np.int32]], schedule: StepSchedule
+) -> tuple[Array, Array]:
     """Return all ranks' final parameters, and those that disturbed sums lead a sensitive method to."""
     n_workers = len(tables)
     layout, problem = lay_out(config, n_workers), load_problem(config)
     shares = [problem.share(layout, worker) for worker in range(n_workers)]
-    start = np.zeros(problem.objective.n_params)
+    first_params = read_first_params(run.path)
+    start = np.zeros(problem.objective.n_params) if first_params is None else first_params
     drawn = batch(config)
     places = [layout.place(worker, share, schedule.momentum) for worker, share in enumerate(shares)]
+
+    def starts() -> list[Start] | None:
+        path = run.path / START
+        if run.run["result"].get("resumed_from") is None:
+            return None
+        return [_start(path, place, layout.method.start(start, place)) for place in places]
+
     if layout.method.exchange == "allreduce":
         events = [Events(table, 0) for table in tables]
-        found = replay_allreduce(layout.method, places, schedule, events, start, drawn)
+        found = replay_allreduce(layout.method, places, schedule, events, start, drawn, starts=starts())
         if not layout.method.sensitive:
             return found, found
-        return found, replay_allreduce(layout.method, places, schedule, events, start, drawn, disturbed=True)
+        return found, replay_allreduce(
+            layout.method, places, schedule, events, start, drawn, disturbed=True, starts=starts()
+        )
     topology = layout.topology
     found = replay_gossip(
         layout.method,
@@ -123,8 +138,22 @@ def _parameters(config: RunConfig, tables: list[NDArray[np.int32]], schedule: St
         [Events(table, len(topology.neighbors(worker))) for worker, table in enumerate(tables)],
         start,
         drawn,
+        starts(),
     )
     return found, found
+
+
+def _start(path: Path, place: Place, fresh: State) -> Start:
+    """Return where a rank of a run that was resumed began."""
+    try:
+        kept = read_rank(path, place.worker, fresh)
+    except DamagedError as error:
+        raise InputError(f"{error}.") from None
+    heard = [
+        None if slot is None or slot["value"] is None else (slot["step"], slot["round"], slot["value"])
+        for slot in kept["exchange"].get("slots", [])
+    ]
+    return Start(kept["state"], kept["counts"].rounds, heard, kept["work"]["last"])
 
 
 def _recorded_schedule(config: RunConfig, step_size: float, momentum: float | None) -> StepSchedule:

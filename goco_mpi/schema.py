@@ -240,6 +240,17 @@ class RecordConfig(Section, frozen=True):
     """Also keep when: for goco report --timeline."""
 
 
+class CheckpointConfig(Section, frozen=True):
+    """When each rank keeps its state on disk, so that the run can go on from it: goco run --resume."""
+
+    every: int | None = None
+    """Rounds between two checkpoints."""
+    every_s: float | None = None
+    """Seconds between two."""
+    keep: int = 2
+    """How many are kept: the newest."""
+
+
 class RunConfig(Section, frozen=True):
     """A whole experiment."""
 
@@ -256,3 +267,4 @@ class RunConfig(Section, frozen=True):
     stragglers: StragglerConfig = StragglerConfig()
     cost: CostConfig = CostConfig()
     record: RecordConfig = RecordConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()

@@ -100,6 +100,11 @@ def check_values(config: RunConfig) -> None:
         _check_not_negative(f"stragglers.{name}", getattr(config.stragglers, name))
     _check_cost(config.cost)
     check_range("record.every", config.record.every, 1, 2**52)
+    if config.checkpoint.every is not None:
+        check_range("checkpoint.every", config.checkpoint.every, 1, 2**52)
+    if config.checkpoint.every_s is not None:
+        _check_positive("checkpoint.every_s", config.checkpoint.every_s)
+    check_range("checkpoint.keep", config.checkpoint.keep, 1, 2**31)
 
 
 def _check_compression(method: MethodConfig) -> None:

@@ -39,6 +39,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         default=str(default) if default.exists() else shutil.which("mpiexec") or "",
         help="the launcher that tests of the command line start ranks with",
     )
+    parser.addoption("--goco-large", action="store_true", help="also what takes minutes")
+    parser.addoption(
+        "--goco-resumed",
+        action="store_true",
+        help="what is compared with the simulator is ended and resumed in the place of that",
+    )
 
 
 def _under_mpi(config: pytest.Config) -> bool:
@@ -63,6 +69,8 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if not _under_mpi(config):
         return
+    if config.getoption("--goco-resumed"):
+        os.environ["GOCO_TESTS_RESUMED"] = "1"
     from goco_mpi.engine.session import Session
 
     # A test that fails inside a session ends the job through this plugin, which says what failed.

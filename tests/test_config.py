@@ -1,6 +1,7 @@
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -580,3 +581,17 @@ def test_rates_are_observed_where_nobody_states_them(method, stragglers, rates):
 def test_observed_rates_are_refused_where_they_mean_nothing(method, why):
     with pytest.raises(InputError, match=rf"method.rates = 'ema' .*{why}"):
         parse_config({"method": {**method, "rates": "ema"}})
+
+
+@pytest.mark.parametrize("method", [{"kind": "exact_diffusion"}, {"gossip_rounds": 3}], ids=str)
+def test_methods_whose_ranks_go_in_step_are_kept_by_rounds(method: dict[str, Any]) -> None:
+    raw = {"method": method, "deadline": {"gossip_s": math.inf}}
+    with pytest.raises(InputError, match=r"checkpoint\.every_s goes with .*Use checkpoint\.every"):
+        parse_config({**raw, "checkpoint": {"every_s": 60.0}})
+    assert parse_config({**raw, "checkpoint": {"every": 60}}).checkpoint.every == 60
+
+
+@pytest.mark.parametrize("table", [{"every": 0}, {"every_s": 0.0}, {"every_s": math.inf}, {"keep": 0}], ids=str)
+def test_checkpoints_need_sizes_of_their_own(table: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=rf"checkpoint\.{next(iter(table))} must be"):
+        parse_config({"checkpoint": table})

@@ -69,6 +69,7 @@ def test_result_is_the_last_row_and_the_frame_around_it(tmp_path):
         "step_size": 0.1,
         "momentum": None,
         "stopped_by": "rounds",
+        "resumed_from": None,
         "events_sha256": None,
     }
 

@@ -18,8 +18,13 @@ def prepare(options: argparse.Namespace) -> tuple[RunConfig, Path]:
 
     config = cfg.read_config(options.experiment, options.set)
     out = options.out or Path("runs") / Path(options.experiment).stem
-    record.refuse_existing(out, options.force)
+    record.refuse_existing(out, _may_replace(options))
     return config, out
+
+
+def _may_replace(options: argparse.Namespace) -> bool:
+    """Return whether an earlier record may be replaced: also by a run that goes on from where it stopped."""
+    return bool(options.force or getattr(options, "resume", False))
 
 
 def finish(
@@ -35,7 +40,7 @@ def write(
     """Write the record and print the result; return it."""
     from goco_mpi import record
 
-    result = record.write_run(out, config, environment, outcome, options.force)
+    result = record.write_run(out, config, environment, outcome, _may_replace(options))
     if not options.quiet:
         _print_result(out, result, outcome.history[-1]["round"], config.rounds)
     return result
@@ -51,6 +56,7 @@ def refuse(outcome: Outcome, result: dict[str, Any], out: Path) -> None:
 
 def _print_result(out: Path, result: dict[str, Any], round_: int, n_rounds: int) -> None:
     from goco_mpi import record
+    from goco_mpi.checkpoint import EARLY
     from goco_mpi.core.survivors import DISCONNECTED, LOST_SHARD
 
     parts = [f"loss {result['loss']:.6g}"]
@@ -69,3 +75,5 @@ def _print_result(out: Path, result: dict[str, Any], round_: int, n_rounds: int)
         parts.append(f"{result['wall_s']:.2f} s")
     print(", ".join(parts))
     print(f"record in {out}")
+    if result["stopped_by"] in EARLY:
+        print("to go on from there: the same command with --resume")

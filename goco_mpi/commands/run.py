@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from goco_mpi.commands import experiments
 from goco_mpi.errors import RunError
 
 if TYPE_CHECKING:
+    from goco_mpi.engine.resuming import Beginning
     from goco_mpi.engine.session import Session
     from goco_mpi.engine.signals import StopSignals
     from goco_mpi.schema import RunConfig
@@ -30,22 +32,47 @@ def _run_together(options: argparse.Namespace, session: Session, signals: StopSi
     """Train on all ranks and write the record on rank 0. Collective."""
     from goco_mpi import record
 
-    def prepare() -> tuple[RunConfig, Path]:
-        config, out = experiments.prepare(options)
-        record.refuse_stop_file(out)
-        return config, out
-
     # One rank reads the experiment: on a cluster only some nodes may see the directory.
-    config, out = session.share(prepare)
+    prepared = session.share(lambda: _prepare(options, session.size))
+    if prepared is None:
+        return
+    config, out, beginning = prepared
     try:
-        _train(options, session, signals, config, out)
+        _train(options, session, signals, config, out, beginning)
     finally:
         if session.root:
             with contextlib.suppress(OSError):
                 record.stop_file(out).unlink(missing_ok=True)  # this run has ended
 
 
-def _train(options: argparse.Namespace, session: Session, signals: StopSignals, config: RunConfig, out: Path) -> None:
+def _prepare(options: argparse.Namespace, n_ranks: int) -> tuple[RunConfig, Path, Beginning] | None:
+    """Read the experiment and find what to begin with; None where nothing is left to do."""
+    from goco_mpi import record
+    from goco_mpi.engine import resuming
+
+    config, out = experiments.prepare(options)
+    if options.resume and (out / "run.json").exists() and not resuming.goes_on(record.read_run(out).run, config):
+        print(f"goco: {str(out)!r} is finished: nothing is left to do.", file=sys.stderr, flush=True)
+        return None
+    record.refuse_stop_file(out)
+    beginning = resuming.prepare(out, config, n_ranks, options.resume, options.force)
+    if options.resume and not options.quiet:
+        if beginning.sets:
+            newest = beginning.sets[0]
+            print(f"goco: going on from round {min(newest.rounds)}, by {newest.path}.", file=sys.stderr, flush=True)
+        else:
+            print(f"goco: there is no checkpoint of {str(out)!r} yet: from the start.", file=sys.stderr, flush=True)
+    return config, out, beginning
+
+
+def _train(
+    options: argparse.Namespace,
+    session: Session,
+    signals: StopSignals,
+    config: RunConfig,
+    out: Path,
+    beginning: Beginning,
+) -> None:
     from goco_mpi import record
     from goco_mpi.engine.regrouping import together
     from goco_mpi.engine.requests import Requests
@@ -54,7 +81,9 @@ def _train(options: argparse.Namespace, session: Session, signals: StopSignals, 
 
     requests = Requests(session.rank, session.size, signals, record.stop_file(out), config.stop.margin_s)
     with Progress(config.rounds, quiet=options.quiet or not session.root) as progress:
-        outcome = train(config, session, progress, requests=requests)
+        outcome = train(
+            config, session, progress, requests=requests, beginning=beginning, warm_start=options.warm_start
+        )
     result: dict[str, Any] = {}
 
     def write(environment: dict[str, Any]) -> None:

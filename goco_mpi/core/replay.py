@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,32 @@ from numpy.typing import NDArray
 from goco_mpi.core.batches import Batch
 from goco_mpi.core.events import NONE, EventLog, Events
 from goco_mpi.core.gossip import Mixing, Received
-from goco_mpi.core.methods import Gradient, Method, Place
+from goco_mpi.core.methods import Gradient, Method, Place, State
+from goco_mpi.core.pace.work import FinishedWork
 from goco_mpi.errors import RunError
 
 Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Where a worker's events begin.
+
+    Attributes
+    ----------
+    state : State
+    step : int
+        Of the first event.
+    heard : sequence of (int, int, ndarray) or None, length degree
+        Of each neighbour the step and round of the message that had come last, and the message.
+    last : FinishedWork, optional
+        The gradient that steps may go on using.
+    """
+
+    state: State
+    step: int = 0
+    heard: Sequence[tuple[int, int, Array] | None] = ()
+    last: FinishedWork | None = None
 
 
 def replay_gossip(
@@ -32,6 +55,7 @@ def replay_gossip(
     events: Sequence[Events],
     start: Array,
     batch: Batch | None = None,
+    starts: Sequence[Start] | None = None,
 ) -> Array:
     """Return all workers' final parameters of a gossip run.
 
@@ -50,6 +74,8 @@ def replay_gossip(
         Everybody's first parameters.
     batch : Batch, optional
         Of the rows that gradients were taken of.
+    starts : sequence of Start, length n_workers, optional
+        Where the run went on from a checkpoint; used up.
 
     Returns
     -------
@@ -62,9 +88,11 @@ def replay_gossip(
     """
     for rank, found in enumerate(events):
         _check_form(rank, found)
+    if starts is None:
+        starts = [Start(method.start(start, place)) for place in places]
     workers = [
-        _Worker(method, place, mixing, table, start, batch)
-        for place, mixing, table in zip(places, mixings, events, strict=True)
+        _Worker(method, place, mixing, table, begin, batch)
+        for place, mixing, table, begin in zip(places, mixings, events, starts, strict=True)
     ]
     for worker in workers:
         worker.check(workers)
@@ -76,7 +104,12 @@ def replay_gossip(
         for step in column
         if step != NONE
     )
-    messages: dict[tuple[int, int], Array] = {}
+    messages = {
+        (j, heard[0]): heard[2]
+        for worker in workers
+        for j, heard in worker.heard.items()
+        if heard[0] < workers[j].first
+    }
     waiting: defaultdict[tuple[int, int], list[_Worker]] = defaultdict(list)
     ready = [(worker.round, worker.index) for worker in workers]
     heapq.heapify(ready)
@@ -124,6 +157,7 @@ def replay_allreduce(
     start: Array,
     batch: Batch | None = None,
     disturbed: bool = False,
+    starts: Sequence[Start] | None = None,
 ) -> Array:
     """Return all workers' final parameters of a synchronous run; see `replay_gossip`.
 
@@ -135,7 +169,7 @@ def replay_allreduce(
         _check_form(rank, found)
         if found.table.shape != first.shape or (found.table != first).any():
             raise RunError(f"The events contradict themselves: rank {rank} went through other rounds than rank 0.")
-    states = [method.start(start, place) for place in places]
+    states = [method.start(start, place) for place in places] if starts is None else [begin.state for begin in starts]
     messages = np.empty((len(places), method.message_size(start.size)))
     nothing = Mixing(np.empty(0), 0)
     for round_, point in zip(events[0].rounds[:-1].tolist(), events[0].points[:-1].tolist(), strict=True):
@@ -175,7 +209,7 @@ class _Worker:
         place: Place,
         mixing: Mixing,
         events: Events,
-        start: Array,
+        start: Start,
         batch: Batch | None,
     ) -> None:
         self.index = place.worker
@@ -185,39 +219,54 @@ class _Worker:
         self.mixing = mixing
         self.events = events
         self.batch = batch
-        self.step = 0
-        self.state = method.start(start, place)
+        self.first = self.step = start.step
+        self.end = start.step + len(events.table)
+        self.heard = {j: heard for j, heard in zip(place.neighbors, start.heard, strict=False) if heard is not None}
+        self.state = start.state
         self.message: Array | None = None
-        self.gradients: dict[int, Gradient] = {}
-        self.last_use = {int(point): step for step, point in enumerate(events.points) if point != NONE}
+        self.gradients = {} if start.last is None else {start.last.point: start.last.gradient}
+        self.last_use = {int(point): step for step, point in enumerate(events.points, start.step) if point != NONE}
+
+    @property
+    def row(self) -> int:
+        return self.step - self.first
 
     @property
     def round(self) -> int:
-        return int(self.events.rounds[self.step])
+        return int(self.events.rounds[self.row])
 
     @property
     def done(self) -> bool:
-        return self.step == len(self.events.table) - 1
+        return self.step == self.end - 1
+
+    def round_of_message(self, sender: _Worker, step: int) -> int:
+        """Return the round of a message that this worker used."""
+        if step < sender.first:
+            return self.heard[sender.index][1]
+        return int(sender.events.rounds[step - sender.first])
 
     def used_by_neighbor(self) -> list[tuple[int, NDArray[np.int32]]]:
         return [(j, self.events.used[:, place]) for place, j in enumerate(self.neighbors)]
 
     def check(self, workers: Sequence[_Worker]) -> None:
         """Refuse events that no run by the rules can have had."""
-        table, n_steps = self.events.table, len(self.events.table)
+        table = self.events.table
         if self.events.degree != len(self.neighbors):
             raise self._contradiction("are not of this graph")
         if (np.diff(self.events.rounds) < 0).any():
             raise self._contradiction("go back in rounds")
-        points, steps = self.events.points, np.arange(n_steps)
-        if (points > steps).any() or (points < NONE).any():
+        points, steps = self.events.points, np.arange(self.first, self.end)
+        taken_before = (points < self.first) & (points != NONE)
+        if (points > steps).any() or not set(points[taken_before].tolist()) <= self.gradients.keys():
             raise self._contradiction("use a gradient before it was taken")
         if (table[-1, 1 : 2 + self.events.degree] != NONE).any():
             raise self._contradiction("go on after the goodbye")
         self._check_shards(table[:, 2 + self.events.degree :])
         for j, column in self.used_by_neighbor():
             taken = column[:-1]
-            if (taken < NONE).any() or (taken >= len(workers[j].events.table)).any():
+            before = taken[(taken < workers[j].first) & (taken != NONE)]
+            known = {self.heard[j][0]} if j in self.heard else set()
+            if (taken >= workers[j].end).any() or not set(before.tolist()) <= known:
                 raise self._contradiction(f"use a message of rank {j} that it never sent")
             if (np.diff(taken) < 0).any():
                 raise self._contradiction(f"use an older message of rank {j} after a newer one")
@@ -234,7 +283,7 @@ class _Worker:
         if words[points == NONE].any():
             raise self._contradiction("have shards of no gradient")
         for step, point in enumerate(points):
-            if point != NONE and (words[step] != words[self.last_use[int(point)]]).any():
+            if point != NONE and (words[step] != words[self.last_use[int(point)] - self.first]).any():
                 raise self._contradiction("use one gradient with different shards")
 
     def _contradiction(self, what: str) -> RunError:
@@ -242,7 +291,7 @@ class _Worker:
 
     def inputs(self) -> list[tuple[int, int] | None]:
         """Return (worker, step) of each neighbour's message that this step takes in."""
-        used = self.events.used[self.step]
+        used = self.events.used[self.row]
         return [None if step == NONE else (j, int(step)) for j, step in zip(self.neighbors, used, strict=True)]
 
     def send(self, step_size: Callable[[int], float]) -> Array:
@@ -253,7 +302,7 @@ class _Worker:
             share = self.share if encoding is None else self.share.reweighted(encoding.weights)
             if self.batch is not None:
                 share = self.batch.of(share, self.index, self.step)
-            shards = self.events.finished_shards(self.last_use[self.step])
+            shards = self.events.finished_shards(self.last_use[self.step] - self.first)
             if shards is None:
                 vector = share.gradient(params)
             else:
@@ -261,7 +310,7 @@ class _Worker:
                 vector = sum(terms, start=np.zeros_like(params))
             part = 1.0 if shards is None else len(shards) / share.n_shards
             self.gradients[self.step] = Gradient(vector, params.copy(), encoding, part)
-        point = int(self.events.points[self.step])
+        point = int(self.events.points[self.row])
         gradient = None if point == NONE else self.gradients[point]
         message = np.empty(self.method.message_size(params.size))
         self.method.send(self.state, gradient, 0.0 if self.done else step_size(self.round), self.round, message)
@@ -275,8 +324,8 @@ class _Worker:
         """Take in the neighbours' messages, as old as the rounds of the steps say."""
         assert self.message is not None
         inbox = [
-            Received(message, 0 if message is None else self.round - int(workers[j].events.rounds[step]))
-            for j, step, message in zip(self.neighbors, self.events.used[self.step], messages, strict=True)
+            Received(message, 0 if message is None else self.round - self.round_of_message(workers[j], int(step)))
+            for j, step, message in zip(self.neighbors, self.events.used[self.row], messages, strict=True)
         ]
         self.method.receive(self.state, self.message, inbox, self.mixing, step_size(self.round))
         self.message = None

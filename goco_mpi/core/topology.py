@@ -74,6 +74,25 @@ class Topology:
         gone = set(workers)
         return Topology(self.n_workers, tuple(edge for edge in self.edges if gone.isdisjoint(edge)))
 
+    @cached_property
+    def diameter(self) -> int:
+        """Edges between the two workers that are furthest apart, in a connected graph.
+
+        Examples
+        --------
+        >>> Topology(4, ((0, 1), (1, 2), (2, 3))).diameter, Topology(1, ()).diameter
+        (3, 0)
+        """
+
+        def eccentricity(worker: int) -> int:
+            seen, frontier, distance = {worker}, {worker}, 0
+            while frontier := {j for i in frontier for j in self._adjacency[i]} - seen:
+                seen |= frontier
+                distance += 1
+            return distance
+
+        return max(map(eccentricity, range(self.n_workers)))
+
     def check_connected(self) -> None:
         """Refuse a graph in which some worker can never hear of another.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from mpi4py import MPI
@@ -15,12 +16,15 @@ from goco_mpi.engine.exchange import Exchange
 
 Array = NDArray[np.float64]
 
+ASKS = 2.0**-24
+"""One rank's wish for a checkpoint: those of all ranks together are less than 1."""
+
 
 class AllreduceExchange(Exchange):
     """The mean over all ranks, tested for rather than waited in.
 
     Behind the parameters two more numbers are summed: what the ranks tell, and how many left the run instead of taking
-    part, so that nobody may use the sum.
+    part, so that nobody may use the sum; the fraction of that says how many ask for a checkpoint.
 
     Parameters
     ----------
@@ -58,13 +62,16 @@ class AllreduceExchange(Exchange):
         """Wait for everyone."""
         waitsome_until([self._request], math.inf, self._poll_s)
         self._counts.messages_received += 1
-        self.abandoned = bool(self._recvbuf[-1] > 0.0)
+        self.abandoned = bool(self._recvbuf[-1] >= 1.0)
         self.stopped |= self.abandoned
 
     def inbox(self, round_: int) -> tuple[Array, list[Received]]:
         """Return the gradient offered and the mean over all ranks."""
         mean = self._recvbuf[:-TRAILER] / self._comm.Get_size()
         self._sendbuf[-2] = math.nan
+        if self._recvbuf[-1] > 0.0:
+            self.heard_checkpoint = self.checkpoint + 1
+            self._sendbuf[-1] = 0.0
         return self._sendbuf[:-TRAILER], [Received(mean, 0)]
 
     def tell(self, round_: int, value: float) -> None:
@@ -86,6 +93,20 @@ class AllreduceExchange(Exchange):
             self._sendbuf[-1] = 1.0
             self.offer(-1, -1)
             self.wait(-1)
+
+    def ask_for_checkpoint(self) -> bool:
+        """Have all ranks make one after the next reduction, so that they make it in the same round."""
+        self._sendbuf[-1] = ASKS
+        return False
+
+    def kept(self) -> dict[str, Any]:
+        """Return what has been told, and the counts."""
+        return {"told": [float(self._sendbuf[-2]), float(self._recvbuf[-2])], "counts": self._counts}
+
+    def restore(self, kept: dict[str, Any]) -> None:
+        """Put that back."""
+        self._sendbuf[-2], self._recvbuf[-2] = kept["told"]
+        self._counts = kept["counts"]
 
     def close(self, round_: int, step: int, failed: bool, time_limit_s: float) -> None:
         """Do nothing: all ranks end in the same round."""

@@ -9,6 +9,7 @@ import math
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from mpi4py import MPI
@@ -152,6 +153,17 @@ class CentralExchange(GossipExchange):
         if not self._master:
             self.stopped |= self._edges[0].receive.goodbye
         return super().inbox(round_)
+
+    def kept(self) -> dict[str, Any]:
+        """Return also how long the master has learned to wait."""
+        return {**super().kept(), "answer_deadline": self._answer_deadline}
+
+    def restore(self, kept: dict[str, Any]) -> None:
+        """Put everything back."""
+        super().restore(kept)
+        vars(self._answer_deadline).update(vars(kept["answer_deadline"]))
+        if self._master:
+            self.newest_round = -1
 
     def stop(self) -> None:
         """Stop here as the master; as a worker, ask for it with the next message."""

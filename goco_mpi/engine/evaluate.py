@@ -33,7 +33,8 @@ def history(session: Session, share: Share, snapshots: Snapshots) -> list[dict[s
     comm, size = session.comm, session.comm.Get_size()
     snapshots.thin(max(comm.allgather(snapshots.every)))
     rounds = sorted(set().union(*comm.allgather(snapshots.rounds)))
-    newest = np.searchsorted(snapshots.rounds, rounds, side="right") - 1
+    # A rank that went on from a checkpoint in a later round than others was nowhere before.
+    newest = np.maximum(np.searchsorted(snapshots.rounds, rounds, side="right") - 1, 0)
     passed = np.searchsorted(snapshots.rounds, rounds, side="left")
     times = np.median(comm.allgather(np.array(snapshots.times_s)[passed]), axis=0)
     # Few collectives, whatever the number of rows: each may cost a time slice where ranks share cores.

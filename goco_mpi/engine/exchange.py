@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,12 @@ class Exchange(ABC):
     """Whether what `wait` waited for never came to be, as a rank left the run instead."""
     degree: int = 0
     """Neighbours whose vectors are mixed."""
+    checkpoint: int = 0
+    """Number of the newest checkpoint that this rank has done its part of, or began with."""
+    heard_checkpoint: int = 0
+    """Of the newest that it has heard of: its part is due before it mixes what came with that."""
+    last_checkpoint: int = 0
+    """Of one that is the last of a neighbour who is done."""
 
     @property
     def overtaken(self) -> bool:
@@ -86,6 +93,18 @@ class Exchange(ABC):
     @abstractmethod
     def close(self, round_: int, step: int, failed: bool, time_limit_s: float) -> None:
         """Say goodbye with the vector that `blank` returned, and leave no message under way. Collective."""
+
+    def ask_for_checkpoint(self) -> bool:
+        """Have all ranks make a checkpoint; return whether this one begins at once, before its next round."""
+        return True
+
+    def kept(self) -> dict[str, Any]:
+        """Return what ``checkpoint``, which is due, holds of the exchange; see `goco_mpi.core.flatten`."""
+        return {}
+
+    def restore(self, kept: dict[str, Any]) -> None:
+        """Go on from what `kept` returned, before the first round."""
+        return
 
     @abstractmethod
     def counts(self) -> ExchangeCounts:

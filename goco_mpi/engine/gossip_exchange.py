@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from mpi4py import MPI
@@ -18,7 +18,7 @@ from goco_mpi.core.gossip import HEADER, Received
 from goco_mpi.core.pace.counts import ExchangeCounts
 from goco_mpi.core.pace.deadline import Deadline
 from goco_mpi.core.pace.patience import Patience
-from goco_mpi.core.pace.slots import FAILED, GOODBYE, LOST, STOPPED, Message, Outbox, ReceiveSlot, SendSlot
+from goco_mpi.core.pace.slots import FAILED, GOODBYE, LOST, STOPPED, WORD, Message, Outbox, ReceiveSlot, SendSlot
 from goco_mpi.core.pace.suspicion import Suspicion
 from goco_mpi.engine.deadline import waitany_until, waitsome_until
 from goco_mpi.engine.exchange import Exchange
@@ -64,6 +64,20 @@ class GossipExchange(Exchange):
         Scripted loss of messages.
     bulletin : Bulletin, optional
         Numbers for all ranks that travel with the vectors, where somebody wants them.
+    diameter : int, optional
+        Rounds in which a word reaches all ranks, where a synchronous run that is stopped must end in one round
+        (`Method.in_step`). Otherwise every rank stops as soon as it hears of it.
+
+    Notes
+    -----
+    Every message carries a *word*. It is the number of the sender's newest checkpoint: who hears of a newer one makes
+    it before mixing that message, so that no rank's state has something of another that came after the other's. With
+    a ``diameter`` nobody needs telling, as all make them in the same rounds; there the word is the round before which
+    all ranks stop, once one has decided to.
+
+    References
+    ----------
+    Lai & Yang, "On distributed snapshots", Information Processing Letters 25, 1987.
     """
 
     def __init__(
@@ -75,6 +89,7 @@ class GossipExchange(Exchange):
         poll_s: float,
         arrives: Callable[[int, int], bool] | None = None,
         bulletin: Bulletin | None = None,
+        diameter: int | None = None,
     ) -> None:
         self._graph = self._communicator(comm, list(neighbors))
         self._graph.Set_name("goco_mpi.graph")
@@ -94,9 +109,13 @@ class GossipExchange(Exchange):
         self._requests: list[MPI.Request] = [edge.receive.request for edge in self._edges]
         self._requests += [MPI.REQUEST_NULL for _ in neighbors]
         self._message_bytes = (HEADER + self._n_bulletin + n_params) * 8
-        self._round = 0
+        self._round = self._next_round = 0
+        self._deadline = deadline
         self._patience = Patience(self._edges, deadline, time.perf_counter())
         self._synchronous = self._patience.synchronous
+        self._diameter = diameter
+        self._end_round = 0  # none
+        self._before = ExchangeCounts()
 
     def _communicator(self, comm: MPI.Intracomm, neighbors: list[int]) -> MPI.Intracomm:
         return comm.Create_dist_graph_adjacent(neighbors, neighbors, reorder=False)
@@ -188,9 +207,19 @@ class GossipExchange(Exchange):
         edge.arrived_s = time.perf_counter()
         if slot.heard_round > self.newest_round:
             self.newest_round = slot.heard_round
+        if slot.word:
+            self._hear(slot.word)
+            if slot.goodbye and self._diameter is None:
+                self.last_checkpoint = slot.word
         if slot.flags:
             self.failed |= bool(slot.flags & FAILED)
             self.stopped |= bool(slot.flags & STOPPED)
+
+    def _hear(self, word: int) -> None:
+        if self._diameter is not None:
+            self._end_round = min(self._end_round or word, word)
+        elif word > self.heard_checkpoint:
+            self.heard_checkpoint = word
 
     def _listen(self, index: int) -> None:
         """Test an edge's posted receive from now on, unless it must not be heard yet."""
@@ -198,9 +227,13 @@ class GossipExchange(Exchange):
         deaf = slot.request is None or (self._synchronous and self._patience.deaf(slot, self._round))
         self._requests[index] = MPI.REQUEST_NULL if deaf else slot.request
 
+    def begin(self, round_: int, step: int, params: Array) -> None:
+        """Take note of the round whose message is the next to leave."""
+        self._next_round = round_
+
     def offer(self, round_: int, step: int) -> None:
         """Hand the message to every slot."""
-        self._round = round_
+        self._round, self._next_round = round_, round_ + 1
         if self._synchronous:
             for index in range(self.degree):
                 self._listen(index)
@@ -209,7 +242,9 @@ class GossipExchange(Exchange):
     def _send(self, round_: int, step: int, flags: int) -> None:
         if self._synchronous:
             self._let_leave(math.inf)
-        self._message.write_header(round_, flags + LOST * self._n_lost, self._patience.offer(time.perf_counter()), step)
+        flags += LOST * self._n_lost
+        flags += (self.checkpoint if self._diameter is None else self._end_round) << WORD
+        self._message.write_header(round_, flags, self._patience.offer(time.perf_counter()), step)
         if self._bulletin is not None:
             self._message.bulletin[:] = self._bulletin.entries.ravel()
         for index, edge in enumerate(self._edges, self.degree):
@@ -235,6 +270,7 @@ class GossipExchange(Exchange):
     def inbox(self, round_: int) -> tuple[Array, list[Received]]:
         """Return the message offered and each neighbour's newest."""
         slots = [edge.receive for edge in self._edges]
+        self.stopped |= self._end_round > 0 and round_ + 1 >= self._end_round
         return self._message.params, [Received(slot.value, round_ - slot.value_round) for slot in slots]
 
     def steps(self) -> list[int]:
@@ -251,8 +287,11 @@ class GossipExchange(Exchange):
         return math.nan if self._bulletin is None else self._bulletin.total()
 
     def stop(self) -> None:
-        """Stop here at once; the goodbye tells the neighbours."""
-        self.stopped = True
+        """Stop here at once, and the goodbye tells the neighbours; or in the round that all can know of in time."""
+        if self._diameter is not None:
+            self._hear(self._next_round + self._diameter)
+        else:
+            self.stopped = True
 
     def arrivals(self) -> tuple[list[float], list[bool]]:
         """Return when each neighbour's newest vector arrived, and whether it is a suspect."""
@@ -296,7 +335,7 @@ class GossipExchange(Exchange):
     def counts(self) -> ExchangeCounts:
         """Return the counts so far."""
         sent = sum(edge.send.n_sent for edge in self._edges)
-        return ExchangeCounts(
+        since = ExchangeCounts(
             messages_sent=sent,
             bytes_sent=sent * self._message_bytes,
             messages_received=sum(edge.receive.n_received for edge in self._edges),
@@ -304,6 +343,32 @@ class GossipExchange(Exchange):
             missed=self._patience.missed,
             suspected=self._patience.suspected,
         )
+        return self._before + since
+
+    def kept(self) -> dict[str, Any]:
+        """Return each neighbour's newest vector and what is thought of it, without what came after the checkpoint."""
+        below = self.checkpoint if self._diameter is None else math.inf
+        slots = [edge.receive.kept(below) for edge in self._edges]
+        late_news = any(edge.receive.word >= below for edge in self._edges)
+        return {
+            "slots": slots,
+            "suspicions": [edge.suspicion for edge in self._edges],
+            "deadline": self._deadline,
+            "bulletin": None if self._bulletin is None or late_news else self._bulletin.entries,
+            "counts": self.counts(),
+        }
+
+    def restore(self, kept: dict[str, Any]) -> None:
+        """Put everything back, as if it had just arrived."""
+        for edge, slot, suspicion in zip(self._edges, kept["slots"], kept["suspicions"], strict=True):
+            vars(edge.suspicion).update(vars(suspicion))
+            if slot is not None:
+                edge.receive.restore(slot)
+                self.newest_round = max(self.newest_round, edge.receive.heard_round)
+        vars(self._deadline).update(vars(kept["deadline"]))
+        if self._bulletin is not None and kept["bulletin"] is not None:
+            self._bulletin.merge(kept["bulletin"].ravel())
+        self._before = kept["counts"]
 
 
 def _shutdown_advice(time_limit_s: float) -> str:

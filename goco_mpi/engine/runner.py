@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from goco_mpi.core.events import NONE, EventLog
 from goco_mpi.core.gossip import Mixing
-from goco_mpi.core.methods import Encoding, Method, Place
+from goco_mpi.core.methods import Encoding, Method, Place, State
 from goco_mpi.core.pace import rounds
 from goco_mpi.core.pace.counts import RunCounts, Spent
 from goco_mpi.core.pace.deadline import Deadline
@@ -20,6 +21,7 @@ from goco_mpi.core.pace.rounds import Look
 from goco_mpi.core.pace.work import FinishedWork
 from goco_mpi.core.schedules import StepSchedule
 from goco_mpi.engine.background import Background
+from goco_mpi.engine.checkpointing import Checkpointing
 from goco_mpi.engine.exchange import Exchange
 from goco_mpi.engine.gradients import GradientWork
 from goco_mpi.engine.recovery import Recovery
@@ -48,7 +50,8 @@ class Snapshots:
             return
         if len(self.params) >= max(16, SNAPSHOT_BYTES // params.nbytes):
             self.thin(2 * self.every)
-        self._append(due, time_s, params, spent())
+        # Where a run went on from a checkpoint, its first round is whatever it is.
+        self._append(due if self.rounds else round_, time_s, params, spent())
 
     def finish(self, round_: int, time_s: float, params: Array, spent: Spent) -> None:
         """Keep the final parameters as those of the last round, whatever was kept before."""
@@ -58,9 +61,9 @@ class Snapshots:
         self._append(round_, time_s, params, spent)
 
     def thin(self, every: int) -> None:
-        """Keep only multiples of ``every``, a multiple of the present interval, and the last."""
+        """Keep only multiples of ``every``, a multiple of the present interval, the first and the last."""
         self.every = every
-        keep = [i for i, r in enumerate(self.rounds) if r % every == 0 or i == len(self.rounds) - 1]
+        keep = [i for i, r in enumerate(self.rounds) if r % every == 0 or i in (0, len(self.rounds) - 1)]
         self.rounds = [self.rounds[i] for i in keep]
         self.times_s = [self.times_s[i] for i in keep]
         self.params = [self.params[i] for i in keep]
@@ -124,6 +127,8 @@ class RoundLoop:
         Takes down when.
     recovery : Recovery, optional
         What to do when other ranks die, where the MPI goes on then.
+    checkpointing : Checkpointing, optional
+        Keeps this rank's state on disk now and then.
     """
 
     def __init__(
@@ -145,6 +150,7 @@ class RoundLoop:
         events: EventLog | None = None,
         timeline: Timeline | None = None,
         recovery: Recovery | None = None,
+        checkpointing: Checkpointing | None = None,
     ) -> None:
         self._work = work
         self._place = place
@@ -165,9 +171,16 @@ class RoundLoop:
         self._background = background
         self._events = events
         self._timeline = timeline
+        self._checkpointing = checkpointing
         self._start_s = 0.0
         self.counts = RunCounts(setup_s=setup_s)
         self.round = 0
+
+    @property
+    def state(self) -> State:
+        """What the method keeps of this rank."""
+        state: State = self._state
+        return state
 
     @property
     def params(self) -> Array:
@@ -185,18 +198,22 @@ class RoundLoop:
         return self._method.counts(self._state)
 
     def run(self) -> bool:
-        """Go through the rounds from zero; ``params`` and ``round`` are where they end, a last message is ready.
+        """Go through the rounds; ``params`` and ``round`` are where they end, a last message is ready.
 
         Returns
         -------
         bool
             Whether this rank's parameters grew without bound.
         """
-        self._start_s = time.perf_counter()
-        self._snapshots.take(0, 0.0, self.params, self.spent)
-        self._stopping.start(self.params)
+        self._start_s = time.perf_counter() - self.counts.wall_s
+        self._snapshots.take(self.round, self.counts.wall_s, self.params, self.spent)
+        self._stopping.start(self.params, self.round)
+        if self._checkpointing is not None:
+            self._checkpointing.start(self.round)
         diverged = False
         while not (self._over() or diverged):
+            if self._checkpointing is not None and self._checkpointing.due(self.round):
+                self._checkpointing.make(self.round, self._kept)
             self._exchange.begin(self.round, self.counts.rounds, self.params)
             needed = self._method.needs_gradient(self._state, self.round)
             gradient = self._compute() if needed else self._work.meanwhile
@@ -204,6 +221,8 @@ class RoundLoop:
                 break
             self._gossip(gradient)
             diverged = rounds.diverged(float(self.params @ self.params))
+        if self._checkpointing is not None and not (diverged or self._exchange.failed):
+            self._checkpointing.finish(self.round, self._kept)
         if self.round < self._n_rounds and not diverged:
             self._exchange.leave()
         self.counts.wall_s = time.perf_counter() - self._start_s
@@ -284,6 +303,8 @@ class RoundLoop:
         advance : bool
             Whether to go past the present round.
         """
+        if self._checkpointing is not None and self._checkpointing.heard:
+            self._checkpointing.make(self.round, self._kept)
         step_size = self._step_size(self.round)
         if self._recovery is not None:
             self._bereave(self._recovery)
@@ -297,6 +318,8 @@ class RoundLoop:
             waited = time.perf_counter()
         if self._exchange.abandoned:
             return
+        if self._checkpointing is not None and self._checkpointing.heard:
+            self._checkpointing.make(self.round, self._kept_after_sending)
         own, inbox = self._exchange.inbox(self.round)
         self._method.receive(self._state, own, inbox, self._mixing, step_size)
         mixed = time.perf_counter()
@@ -309,6 +332,40 @@ class RoundLoop:
         self._snapshots.take(following, mixed - self._start_s, self.params, self.spent)
         self._stopping.after_round(following, step_size, work is not None, self.params)
         self._progress(following)
+
+    def _kept(self, step: int | None = None) -> dict[str, Any]:
+        """Return what the run needs to go on from here, as a checkpoint holds it."""
+        wall_s = time.perf_counter() - self._start_s
+        return {
+            "round": self.round,
+            "params": self.params,
+            "state": self._state,
+            "work": self._work.kept(),
+            "counts": dataclasses.replace(
+                self.counts, rounds=self.counts.rounds if step is None else step, wall_s=wall_s
+            ),
+            "deadline": self._compute_deadline,
+            "exchange": self._exchange.kept(),
+            "stopping": self._stopping.kept(),
+        }
+
+    def _kept_after_sending(self) -> dict[str, Any]:
+        """Return the same in the middle of a round, of which the first half will be gone through again.
+
+        Neighbours may mix the message of this step before and after; with gossip the next is another one. What a
+        worker answers its master will be the same once more.
+        """
+        return self._kept(self.counts.rounds + (self._method.exchange == "gossip"))
+
+    def resume(self, kept: dict[str, Any]) -> None:
+        """Go on from what a checkpoint holds, before the first round."""
+        self._state = kept["state"]
+        self.round = kept["round"]
+        self.counts = dataclasses.replace(kept["counts"], setup_s=self.counts.setup_s)
+        self._work.restore(kept["work"])
+        vars(self._compute_deadline).update(vars(kept["deadline"]))
+        self._exchange.restore(kept["exchange"])
+        self._stopping.restore(kept["stopping"])
 
     def _take_down(self, work: FinishedWork | None, times: tuple[float, float, float]) -> None:
         """Record what decided this step, and when."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,8 @@ from goco_mpi.engine.requests import Requests
 from goco_mpi.schema import StopConfig
 
 Array = NDArray[np.float64]
+
+_KEPT = ("_next_loss_round", "_travelled", "_window_start", "_last_round", "_gradients", "_still", "_origin")
 
 
 class Stopping:
@@ -75,12 +78,24 @@ class Stopping:
         self._origin: Array | None = None
         self.reason: str | None = None
 
-    def start(self, params: Array) -> None:
-        """Start the clock and the first window."""
+    def start(self, params: Array, round_: int = 0) -> None:
+        """Start the clock, and in ``round_`` the first window."""
         if self._config.time_limit_s is not None:
             self._end = time.perf_counter() + self._config.time_limit_s
-        if self._config.gradient_norm is not None:
+        if self._config.gradient_norm is not None and self._origin is None:
             self._origin = params.copy()
+            self._window_start = self._last_round = round_
+
+    def kept(self) -> dict[str, Any]:
+        """Return what a checkpoint holds of the window, and of what has been told."""
+        return {name: getattr(self, name) for name in _KEPT}
+
+    def restore(self, kept: dict[str, Any]) -> None:
+        """Go on from what `kept` returned, before `start`."""
+        for name in _KEPT:
+            setattr(self, name, kept[name])
+        if self._config.gradient_norm is None:
+            self._origin = None
 
     def out_of_time(self) -> bool:
         """Check the clock and requests, also in the middle of a gradient; return whether the run stops."""

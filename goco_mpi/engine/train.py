@@ -7,28 +7,33 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
+from goco_mpi.checkpoint import EARLY
 from goco_mpi.core import objectives
 from goco_mpi.core.bulletin import Bulletin
 from goco_mpi.core.events import EventLog
 from goco_mpi.core.pace.deadline import FIRST_GOSSIP_S, Deadline
+from goco_mpi.core.schedules import StepSchedule
 from goco_mpi.core.shares import Share
 from goco_mpi.core.survivors import DISCONNECTED, LOST_SHARD, shards_text
-from goco_mpi.engine import evaluate
+from goco_mpi.engine import evaluate, resuming
 from goco_mpi.engine.allreduce_exchange import AllreduceExchange
 from goco_mpi.engine.background import Background
 from goco_mpi.engine.central_exchange import CentralExchange
+from goco_mpi.engine.checkpointing import Checkpointing
 from goco_mpi.engine.exchange import Exchange
 from goco_mpi.engine.gossip_exchange import GossipExchange
 from goco_mpi.engine.gradients import GradientWork
 from goco_mpi.engine.recovery import Recovery
 from goco_mpi.engine.regrouping import regroup, together
 from goco_mpi.engine.requests import Requests
+from goco_mpi.engine.resuming import Beginning
 from goco_mpi.engine.runner import RoundLoop, Snapshots, Timeline
 from goco_mpi.engine.session import THREADS, Session
 from goco_mpi.engine.stopping import Stopping
@@ -49,6 +54,8 @@ def train(
     progress: Callable[[int], None] = lambda round_: None,
     callback: Callback | None = None,
     requests: Requests | None = None,
+    beginning: Beginning | None = None,
+    warm_start: Path | None = None,
 ) -> Outcome | None:
     """Run an experiment on all ranks of ``session``. Collective.
 
@@ -63,6 +70,10 @@ def train(
         Likewise; a StopIteration from it ends the run on all ranks.
     requests : Requests, optional
         What may ask the run to end from outside; heard on one rank it ends the run on all.
+    beginning : Beginning, optional
+        Where the checkpoints go, and which to go on from.
+    warm_start : Path, optional
+        Run of which the mean parameters are this one's first.
 
     Returns
     -------
@@ -80,7 +91,11 @@ def train(
     layout = session.agree(lambda: lay_out(config, session.size))
     session.agree_on("the layout", layout.fingerprint())
     share, sizes, problem = _distribute(session, layout)
-    outcome = descend(layout, session, share, np.zeros(share.n_params), progress, callback, requests, sizes)
+    warm = None if warm_start is None else resuming.warm_start(session, warm_start, share.n_params)
+    start = np.zeros(share.n_params) if warm is None else warm
+    outcome = descend(layout, session, share, start, progress, callback, requests, sizes, beginning)
+    if outcome is not None and warm is not None:
+        outcome = dataclasses.replace(outcome, first_params=warm)
     # Without some of the data the optimum would be another function's.
     if outcome is not None and config.record.optimum and not outcome.lost:
         problem = problem or load_problem(config)  # who had it is dead
@@ -97,6 +112,7 @@ def descend(
     callback: Callback | None = None,
     requests: Requests | None = None,
     sizes: Sequence[int] | None = None,
+    beginning: Beginning | None = None,
 ) -> Outcome | None:
     """Go through the rounds of a layout, every rank with its share of the work. Collective.
 
@@ -109,7 +125,7 @@ def descend(
         What this rank computes.
     start : ndarray of shape (n_params,)
         First parameters, the same on every rank.
-    progress, callback, requests : optional
+    progress, callback, requests, beginning : optional
         As in `train`.
     sizes : sequence of int, optional
         Rows of every shard, to say what is lost with a rank.
@@ -125,13 +141,13 @@ def descend(
         As `train`.
     """
     config, late = layout.config, layout.config.method.late
-    automatic = config.step.kind == "auto"
-    schedule = step_schedule(config, *(_curvature(session, layout, share, start) if automatic else (math.nan, None)))
+    schedule = _schedule(session, layout, share, start, {} if beginning is None else beginning.facts)
     exchange = _exchange(session, layout, layout.method.message_size(share.n_params))
     snapshots = Snapshots(config.record.every)
     recovery = Recovery(layout, session.rank, share, sizes) if session.survives else None
     stopping = Stopping(config.stop, exchange, share.loss if recovery is None else recovery.loss, callback, requests)
     events = EventLog(exchange.degree, share.n_shards if late == "partial" else 0) if config.record.events else None
+    checkpointing = _checkpointing(session, config, exchange, schedule, beginning)
     timeline = Timeline() if config.record.timeline else None
     clock_offset_s = session.clock_offset() if timeline else 0.0
     with contextlib.ExitStack() as stack:
@@ -154,7 +170,14 @@ def descend(
             events=events,
             timeline=timeline,
             recovery=recovery,
+            checkpointing=checkpointing,
         )
+        found = None
+        if beginning is not None and beginning.sets:
+            found, kept = resuming.read(session, beginning, loop.state)
+            loop.resume(kept)
+            if checkpointing is not None:
+                checkpointing.pin(found)
         session.barrier()
         diverged = loop.run()
     shutdown_s = config.deadline.shutdown_s
@@ -167,13 +190,18 @@ def descend(
         step_size = schedule(loop.round) if layout.method.steps else None
         _refuse_divergence(session, loop.round if diverged else None, step_size)
         stopped_by, last_round = _end(session, stopping.reason, loop.round, config.rounds)
+        if checkpointing is not None:
+            checkpointing.settle(stopped_by in EARLY, shutdown_s)
         snapshots.finish(last_round, loop.counts.wall_s, loop.params, loop.spent())
         alone = () if recovery is None else sorted(set(range(session.size)) - set(session.comm.allgather(session.rank)))
         left = layout.without(alone) if alone else None
         part = share if recovery is None or left is None else recovery.owner(left)
         history = evaluate.history(session, part, snapshots)
         stacked_params = session.comm.gather(loop.params)
-        ranks = session.comm.gather(_counts(session, loop, exchange, share))
+        ranks = session.comm.gather(_counts(session, loop, exchange, share, checkpointing))
+        if checkpointing is not None and session.root:
+            checkpointing.tidy()  # all ranks have written what they will
+        loss_start = None if found is None else session.comm.allreduce(part.loss(start))
         heard = session.comm.gather({} if recovery is None else recovery.dead)
         tables = session.comm.gather(None if events is None else events.events().table)
         times = session.comm.gather(None if timeline is None else timeline.table(exchange.degree, clock_offset_s))
@@ -193,6 +221,8 @@ def descend(
             stopped_by=stopped_by,
             events=tables if events is not None and whole else None,
             timeline=times if timeline is not None and whole else None,
+            loss_start=loss_start,
+            resumed_from=found,
             deaths=[
                 Death(
                     rank, {row["rank"]: known[rank] for row, known in zip(ranks, heard, strict=True) if rank in known}
@@ -203,6 +233,27 @@ def descend(
         )
 
     return together(session, conclude, shutdown_s)
+
+
+def _schedule(session: Session, layout: Layout, share: Share, start: Array, facts: dict[str, Any]) -> StepSchedule:
+    """Return the step sizes, as they were where the run goes on. Collective."""
+    if facts:
+        return dataclasses.replace(step_schedule(layout.config, 1.0), **facts)
+    automatic = layout.config.step.kind == "auto"
+    return step_schedule(layout.config, *(_curvature(session, layout, share, start) if automatic else (math.nan, None)))
+
+
+def _checkpointing(
+    session: Session, config: RunConfig, exchange: Exchange, schedule: StepSchedule, beginning: Beginning | None
+) -> Checkpointing | None:
+    """Return what keeps this rank's state on disk, once it is clear that it can. Collective."""
+    if beginning is None:
+        return None
+    files = beginning.files(config, session.size, {"size": schedule.size, "momentum": schedule.momentum})
+    if config.checkpoint.every is not None or config.checkpoint.every_s is not None:
+        session.agree(lambda: files.refuse_unwritable(session.rank))
+    exchange.checkpoint = exchange.heard_checkpoint = beginning.number
+    return Checkpointing(config.checkpoint, files, exchange, session.rank, session.prefix)
 
 
 def _check_threads(config: RunConfig) -> None:
@@ -221,7 +272,9 @@ def _end(session: Session, reason: str | None, round_: int, n_rounds: int) -> tu
     return (reasons[0][1], max(at for at, _ in ends)) if reasons else ("rounds", n_rounds)
 
 
-def _counts(session: Session, loop: RoundLoop, exchange: Exchange, share: Share) -> dict[str, Any]:
+def _counts(
+    session: Session, loop: RoundLoop, exchange: Exchange, share: Share, checkpointing: Checkpointing | None
+) -> dict[str, Any]:
     """Return this rank's row of ``ranks.csv``."""
     return {
         "rank": session.rank,
@@ -231,6 +284,7 @@ def _counts(session: Session, loop: RoundLoop, exchange: Exchange, share: Share)
         **dataclasses.asdict(loop.counts),
         **loop.method_counts,
         **dataclasses.asdict(exchange.counts()),
+        **({} if checkpointing is None else checkpointing.counts()),
     }
 
 
@@ -314,6 +368,7 @@ def _exchange(session: Session, layout: Layout, message_size: int) -> Exchange:
         poll_s,
         (lambda source, round_: layout.stragglers.arrives(source, session.rank, round_)) if lossy else None,
         None if config.stop.target_loss is None else Bulletin(session.size),
+        layout.topology.diameter if layout.method.in_step else None,
     )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
 import pytest
 from mpi4py import MPI
+from resumption import assert_resumes_bit_for_bit
 
 from goco_mpi.config import parse_config
 from goco_mpi.core import topology
@@ -40,6 +42,9 @@ def experiment(n_workers: int, **tables: Any) -> dict:
 
 
 def assert_equals_simulation(raw: dict) -> None:
+    if "GOCO_TESTS_RESUMED" in os.environ:  # with --goco-resumed
+        assert_resumes_bit_for_bit(raw)
+        return
     config = parse_config(raw)
     with Session() as session:
         outcome = train(config, session)

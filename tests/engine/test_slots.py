@@ -359,3 +359,29 @@ def test_a_whole_exchange_uses_no_more_messages_than_that(session: Session, dead
     exchange.close(200, 200, False, 20.0)
     # In flight to every neighbour, the newest that waits, and one to fill.
     assert len(addresses) <= len(near) + 2
+
+
+def test_what_came_with_a_checkpoint_or_after_it_is_not_of_it() -> None:
+    class Posted:
+        buffers = np.zeros((2, 6))
+
+    slot = ReceiveSlot(Posted.buffers, lambda index: index)
+
+    def arrives(round_: int, word: int, step: int) -> None:
+        Posted.buffers[slot.request] = round_, word << 16, 0.5, step, 1.0, 2.0
+        slot.complete()
+
+    assert slot.kept(below=4) is not None
+    arrives(round_=7, word=3, step=6)
+    kept = slot.kept(below=4)
+    assert kept is not None
+    assert (kept["heard_round"], kept["round"], kept["step"]) == (7, 7, 6)
+    other = ReceiveSlot(np.zeros((2, 6)), lambda index: index)
+    other.restore(kept)
+    assert other.value is not None
+    assert other.value.tolist() == [1.0, 2.0]
+    assert (other.heard_round, other.value_round, other.value_step, other.reached) == (7, 7, 6, 7.0)
+    arrives(round_=8, word=4, step=7)
+    assert slot.kept(below=4) is None
+    assert slot.kept(below=5) is not None
+    assert not slot.goodbye

@@ -127,6 +127,8 @@ class Method(ABC, Generic[S]):
         What a late gradient is worth where the config leaves it open.
     steps : bool
         Whether it takes steps of the size that the config gives.
+    in_step : bool
+        Whether the workers' states are of use together only if they are of one round; a stopped run ends in one.
     solvers : tuple of str
         What a master may minimise with, the default first; see `goco_mpi.core.methods.central`.
     survives : bool
@@ -136,6 +138,7 @@ class Method(ABC, Generic[S]):
         messages only of those that have lost as many.
     """
 
+    in_step: bool = False
     name: ClassVar[str]
     coded: ClassVar[bool] = True
     exact: ClassVar[bool] = False

@@ -50,6 +50,7 @@ class Chebyshev(Method[ChebyshevState]):
     """
 
     name = "goco"
+    in_step = True
     mixings = ("stale", "fold", "symmetric")
     survives = False
 

@@ -39,6 +39,7 @@ class ExactDiffusion(Method[ExactDiffusionState]):
     """See the module."""
 
     name = "exact_diffusion"
+    in_step = True
     remembers = True
     mixings = ("symmetric",)
     restarts = True

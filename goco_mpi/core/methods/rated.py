@@ -50,6 +50,7 @@ class Rated(Method[RatedState]):
     def __init__(self, inner: Method[Any], weights: str, kind: str, n_workers: int) -> None:
         self._inner = inner
         self.survives, self.restarts = inner.survives, inner.restarts
+        self.in_step = inner.in_step
         self._weights = weights
         self._kind = kind
         self._table_size = 2 * n_workers

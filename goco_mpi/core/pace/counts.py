@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import NamedTuple
 
 
@@ -74,3 +74,7 @@ class ExchangeCounts:
     superseded: int = 0
     missed: int = 0
     suspected: int = 0
+
+    def __add__(self, other: ExchangeCounts) -> ExchangeCounts:
+        """Return the counts of both together."""
+        return ExchangeCounts(*(mine + theirs for mine, theirs in zip(astuple(self), astuple(other), strict=True)))

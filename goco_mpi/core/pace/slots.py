@@ -23,6 +23,8 @@ FAILED = 2
 STOPPED = 4
 LOST = 8
 """How many workers the sender has lost counts in the flags as multiples of this."""
+WORD = 16
+"""Bits of the flags; behind them a message carries a whole number, of which its exchange knows what it means."""
 
 
 class Message:
@@ -153,6 +155,8 @@ class ReceiveSlot:
         Seconds the neighbour worked, rather than waited, for the message heard last.
     flags : int
         What the neighbour said last; after a goodbye nothing more comes and nothing is posted.
+    word, value_word : int
+        The number behind the flags heard last, and that with the newest value.
     reached : float
         ``heard_round``; infinite after the goodbye, as nothing more is owed then.
     """
@@ -169,6 +173,7 @@ class ReceiveSlot:
         self.value_lost = 0
         self.busy_s = 0.0
         self.flags = 0
+        self.word = self.value_word = 0
         self.reached = -1.0
         self.n_received = 0
         self.request: Any = start(0)
@@ -186,7 +191,7 @@ class ReceiveSlot:
     @property
     def lost(self) -> int:
         """How many workers the sender of the message that arrived had lost, to be read before the next `complete`."""
-        return int(self._heads[self._posted][1]) // LOST
+        return int(self._heads[self._posted][1]) % (1 << WORD) // LOST
 
     @property
     def bulletin(self) -> Array:
@@ -210,12 +215,35 @@ class ReceiveSlot:
         round_, flags, self.busy_s, step = self._heads[self._posted].tolist()
         round_ = int(round_)
         self.n_received += 1
-        lost, self.flags = divmod(int(flags), LOST)
+        self.word, low = divmod(int(flags), 1 << WORD)
+        lost, self.flags = divmod(low, LOST)
         if round_ > self.heard_round:
             self.heard_round = round_
         self.reached = math.inf if self.flags & GOODBYE else self.heard_round
         # A goodbye carries the final parameters, and is mixed like any vector where rounds go on.
         if (arrives is None or arrives(round_)) and round_ >= self.value_round:
             self.value_round, self.value_step, self.value_lost = round_, int(step), lost
+            self.value_word = self.word
             self._posted = 1 - self._posted
         self.request = None if self.flags & GOODBYE else self._start(self._posted)
+
+    def kept(self, below: float) -> dict[str, Any] | None:
+        """Return what a checkpoint holds of the slot: of messages with a ``word`` below that one alone."""
+        if self.value_word >= below:
+            return None
+        heard_round = self.heard_round if self.word < below else self.value_round
+        return {
+            "heard_round": heard_round,
+            "round": self.value_round,
+            "step": self.value_step,
+            "busy_s": self.busy_s,
+            "lost": self.value_lost,
+            "value": self.value,
+        }
+
+    def restore(self, kept: dict[str, Any]) -> None:
+        """Go on from what `kept` returned, before anything has arrived."""
+        self.heard_round, self.reached, self.busy_s = kept["heard_round"], float(kept["heard_round"]), kept["busy_s"]
+        self.value_round, self.value_step, self.value_lost = kept["round"], kept["step"], kept["lost"]
+        if kept["value"] is not None:
+            self._values[1 - self._posted][:] = kept["value"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -156,3 +157,12 @@ class Work:
     def meanwhile(self) -> FinishedWork | None:
         """What a step uses that is taken while a gradient is under way."""
         return self._last
+
+    def kept(self) -> dict[str, Any]:
+        """Return what a checkpoint holds of the work: what is finished; a gradient under way will begin anew."""
+        return {"last": self._last, "counts": [self.n_whole, self.n_partial, self.n_late, self.n_shard_gradients]}
+
+    def restore(self, kept: dict[str, Any]) -> None:
+        """Go on from what `kept` returned, before the first gradient."""
+        self._last = kept["last"]
+        self.n_whole, self.n_partial, self.n_late, self.n_shard_gradients = kept["counts"]
