@@ -126,7 +126,7 @@ def test_methods_that_go_in_step_are_stopped_in_one_round_and_go_on_together(ses
         (found,) = set(resumed.resumed_from.rounds)
         assert 9 <= found <= 9 + session.size
         if kind == "lbfgs":
-            assert_same_end(whole, resumed)
+            assert_same_end(whole, resumed, counts=False)  # a gradient was begun twice
         else:  # who decided has left a gradient unfinished
             assert_replays(directory, config, resumed)
             assert resumed.history[-1]["loss"] == pytest.approx(whole.history[-1]["loss"], rel=5e-2)
