@@ -165,8 +165,12 @@ def test_a_signal_to_one_rank_ends_the_run_on_all_and_handlers_are_put_back() ->
     world = MPI.COMM_WORLD
     before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
 
+    sent: list[int] = []
+
     def callback(round_: int, x: np.ndarray) -> None:
-        if world.rank == world.size - 1 and round_ == 7:
+        # Whoever falls behind jumps over rounds: the seventh may not be among its own.
+        if world.rank == world.size - 1 and round_ >= 7 and not sent:
+            sent.append(round_)
             signal.raise_signal(signal.SIGTERM)
 
     result = minimize(objective, np.zeros(3), shards=objective.shards, topology="ring", rounds=10**8, callback=callback)
