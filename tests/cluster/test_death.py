@@ -46,7 +46,7 @@ work_s = 0.002
 every = 25
 optimum = true
 """
-LIMIT_S = 150
+LIMIT_S = 280
 """Of a run of seconds, on a busy machine."""
 SECONDS = 30.0
 """In which a job that cannot go on has ended."""
@@ -137,7 +137,7 @@ def assert_optimal(ended: Ended, gap: float = 1e-8) -> None:
 
 
 def test_three_of_sixteen_killed_one_after_the_other_change_nothing_in_the_result(goco: Goco) -> None:
-    ended = goco(16, {3: ["round", 30], 0: ["round", 60], 11: ["round", 90]}, "rounds=400")
+    ended = goco(16, {3: ["round", 30], 0: ["round", 60], 11: ["round", 90]}, "rounds=1500")
     assert_optimal(ended)
     assert ended.dead == [0, 3, 11]
     assert ended.result["stopped_by"] == "rounds"
@@ -173,9 +173,9 @@ def test_the_last_copies_of_shards_stop_the_run_by_name(goco: Goco) -> None:
     assert ended.result["stopped_by"] == "lost_shard"
 
 
-@pytest.mark.parametrize("ends", [{0: ["goodbye"]}, {2: ["regroup"], 1: ["goodbye"]}, {0: ["gather"]}], ids=str)
-def test_death_in_the_shutdown_is_survived(ends: dict[int, list[Any]], goco: Goco) -> None:
-    ended = goco(5, ends)
+def test_deaths_at_every_stage_of_the_shutdown_are_survived(goco: Goco) -> None:
+    ends = {0: ["gather"], 1: ["goodbye"], 2: ["regroup"]}
+    ended = goco(6, ends)
     assert_optimal(ended, 1e-6)
     assert ended.dead == sorted(ends)
 
@@ -201,7 +201,7 @@ def test_where_nobody_can_go_on_the_job_ends_in_seconds_with_one_message(
 
 def test_a_frozen_rank_is_not_taken_for_dead(goco: Goco) -> None:
     # Long enough for the freeze of 5 s to end within the run.
-    ended = goco(4, {2: ["freeze", 50]}, "rounds=1500", "stragglers.work_s=0.006")
+    ended = goco(4, {2: ["freeze", 50]}, "rounds=1200", "stragglers.work_s=0.006")
     assert_optimal(ended)
     assert ended.dead == []
     assert "died" not in ended.err
