@@ -470,6 +470,12 @@ def test_a_table_of_gradients_needs_a_complete_graph_or_rows_and_columns(graph):
     assert "'push_pull'" in message
 
 
+def test_a_lost_shard_is_not_gone_on_without_where_a_table_keeps_it():
+    raw = {"method": {"kind": "table_newton"}, "topology": {"kind": "complete"}, "stop": {"on_lost_shard": "continue"}}
+    assert "on_lost_shard = 'continue' is not sound with method.kind = 'table_newton'" in refusal(raw)
+    assert "stop.on_lost_shard must be one of stop, continue." in refusal({"stop": {"on_lost_shard": "hope"}})
+
+
 def test_a_gradient_norm_is_not_read_off_newton_steps():
     raw = {"method": {"kind": "table_newton"}, "topology": {"kind": "complete"}, "stop": {"gradient_norm": 0.25}}
     message = refusal(raw)

@@ -1,6 +1,7 @@
 import errno
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from goco_mpi import __version__, record
 from goco_mpi.config import parse_config, to_dict
 from goco_mpi.errors import InputError, RunError
-from goco_mpi.record import Outcome, read_run, refuse_existing, write_run
+from goco_mpi.record import Death, Outcome, read_run, refuse_existing, write_run
 
 SPENT = {"bytes_sent": 96.0, "shard_gradients": 8.5}
 CONFIG = parse_config({"rounds": 4, "method": {"kind": "allreduce"}})
@@ -248,3 +249,41 @@ def test_software_names_the_libraries_that_compute():
     assert found["libraries"]["numpy"] == np.__version__
     assert set(found["libraries"]) == set(record.LIBRARIES)
     json.dumps(found, allow_nan=False)
+
+
+def test_who_died_is_in_the_record_and_not_among_the_ranks_that_lived(tmp_path):
+    whole = outcome()
+    bereaved = replace(
+        whole,
+        ranks=whole.ranks[1:],
+        stacked_params=whole.stacked_params[1:],
+        deaths=[Death(0, {1: 3}), Death(2, {})],
+        lost="shard 4 (9 of 90 rows)",
+    )
+    result = write_run(tmp_path / "run", CONFIG, {}, bereaved, False)
+    assert result["deaths"] == [
+        {"rank": 0, "round": 3, "noticed": {"1": 3}},
+        {"rank": 2, "round": None, "noticed": {}},
+    ]
+    assert result["lost"] == "shard 4 (9 of 90 rows)"
+    table = (tmp_path / "run" / "ranks.csv").read_text().splitlines()
+    assert table == ["rank,host,rounds,died", "0,,,3", '1,"b,c",3,', "2,,,at the end"]
+    assert [row["rank"] for row in read_run(tmp_path / "run").ranks] == [1.0]
+
+
+@pytest.mark.parametrize(
+    ("stopped_by", "said"),
+    [
+        ("lost_shard", "Ranks 0 and 2 died, and with that the last copies of shard 4 (9 of 90 rows). Start again"),
+        ("disconnected", "Ranks 0 and 2 died, and the others are no connected graph any more"),
+    ],
+)
+def test_a_run_that_deaths_have_stopped_is_refused_by_name(stopped_by, said, tmp_path):
+    stopped = replace(
+        outcome(), stopped_by=stopped_by, deaths=[Death(0, {}), Death(2, {})], lost="shard 4 (9 of 90 rows)"
+    )
+    with pytest.raises(RunError) as error:
+        record.refuse_losses(stopped, tmp_path / "run")
+    assert str(error.value).startswith(said)
+    assert str(error.value).endswith(f"is in {tmp_path / 'run'}.")
+    record.refuse_losses(replace(stopped, stopped_by="rounds"), tmp_path / "run")

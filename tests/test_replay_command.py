@@ -94,6 +94,13 @@ def refusal(run: Path, code: int, capsys: pytest.CaptureFixture[str]) -> str:
     return said
 
 
+def test_a_run_in_which_ranks_died_is_refused_by_their_names(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    document = json.loads((copy / "run.json").read_text())
+    document["result"]["deaths"] = [{"rank": rank, "round": 7, "noticed": {"0": 7}} for rank in (1, 2)]
+    (copy / "run.json").write_text(json.dumps(document))
+    assert "cannot be replayed: ranks 1 and 2 died in that run" in refusal(copy, 2, capsys)
+
+
 def test_a_real_run_replays_to_its_parameters(original: Path) -> None:
     # As a user does it, in a process of its own.
     done = subprocess.run(

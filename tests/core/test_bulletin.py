@@ -95,3 +95,15 @@ def test_on_a_line_a_number_is_known_to_all_after_as_many_rounds_as_the_line_is_
         for rank, bulletin in enumerate(bulletins):
             assert (bulletin.entries[0, speaker] == 1.0) == (abs(rank - speaker) <= round_)
     assert len({bulletin.total() for bulletin in bulletins}) == 1
+
+
+def test_after_a_restart_only_what_is_said_anew_counts_and_the_absent_say_nothing():
+    board = Bulletin(3)
+    for rank in range(3):
+        board.post(rank, 5, 1.0)
+    assert board.total() == 3.0
+    board.restart([1])
+    assert np.isnan(board.total())
+    board.post(0, 6, 0.5)
+    board.post(2, 6, 0.25)
+    assert board.total() == 0.75

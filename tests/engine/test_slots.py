@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from goco_mpi.core.pace.deadline import Deadline
-from goco_mpi.core.pace.slots import FAILED, GOODBYE, HEADER, STOPPED, Message, Outbox, ReceiveSlot, SendSlot
+from goco_mpi.core.pace.slots import FAILED, GOODBYE, HEADER, LOST, STOPPED, Message, Outbox, ReceiveSlot, SendSlot
 from goco_mpi.engine.gossip_exchange import GossipExchange
 from goco_mpi.engine.session import Session
 
@@ -385,3 +385,35 @@ def test_what_came_with_a_checkpoint_or_after_it_is_not_of_it() -> None:
     assert slot.kept(below=4) is None
     assert slot.kept(below=5) is not None
     assert not slot.goodbye
+
+
+def test_a_message_says_how_many_ranks_its_sender_has_lost() -> None:
+    link = FakeLink()
+    slot = ReceiveSlot(link.memory, link.receive)
+    link.buffers[-1][:] = [3.0, STOPPED + 2 * LOST, 0.0, 3.0, *[1.0] * N_PARAMS]
+    assert slot.lost == 2
+    slot.complete()
+    assert (slot.value_lost, slot.flags) == (2, STOPPED)
+
+
+def test_nothing_more_is_sent_to_the_dead_and_what_is_under_way_keeps_its_buffer() -> None:
+    link, outbox = FakeLink(), Outbox(N_PARAMS)
+    slot = SendSlot(link.send)
+    first = write(outbox, 0)
+    slot.offer(first)
+    second = write(outbox, 1)
+    slot.offer(second)
+    slot.bury()
+    assert (slot.request, slot.crowded, slot.buried) == (None, False, True)
+    assert (first.users, second.users) == (1, 0)
+    assert outbox.blank() is second
+
+
+def test_nothing_more_is_expected_of_the_dead_and_their_last_vector_is_forgotten() -> None:
+    link = FakeLink()
+    slot = ReceiveSlot(link.memory, link.receive)
+    link.buffers[-1][:] = [3.0, 0.0, 0.0, 3.0, *[1.0] * N_PARAMS]
+    slot.complete()
+    assert slot.value is not None
+    slot.bury()
+    assert (slot.value, slot.request, slot.reached) == (None, None, math.inf)
