@@ -314,13 +314,15 @@ def refuse_losses(outcome: Outcome, out: Path) -> None:
     who = ranks_text([death.rank for death in outcome.deaths])
     if outcome.stopped_by == LOST_SHARD:
         text = (
-            f"{who} died, and with that the last copies of {outcome.lost}. Start again with a higher "
-            "placement.replication, or go on without these data: stop.on_lost_shard = 'continue'."
+            f"{who} died, and with that the last copies of {outcome.lost}. Go on from the last "
+            "checkpoint with --resume; or start again with a higher placement.replication, or without these data: "
+            "stop.on_lost_shard = 'continue'."
         )
     else:
         text = (
             f"{who} died, and the others are no connected graph any more: they would end in different parameters. "
-            "Start again with a topology.kind of more edges, such as 'exponential'."
+            "Go on from the last checkpoint with --resume, or start again with a topology.kind of more edges, such as "
+            "'exponential'."
         )
     raise RunError(f"{text[0].upper()}{text[1:]} The record of the run until then is in {out}.")
 

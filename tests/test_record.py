@@ -274,7 +274,7 @@ def test_who_died_is_in_the_record_and_not_among_the_ranks_that_lived(tmp_path):
 @pytest.mark.parametrize(
     ("stopped_by", "said"),
     [
-        ("lost_shard", "Ranks 0 and 2 died, and with that the last copies of shard 4 (9 of 90 rows). Start again"),
+        ("lost_shard", "Ranks 0 and 2 died, and with that the last copies of shard 4 (9 of 90 rows). Go on from"),
         ("disconnected", "Ranks 0 and 2 died, and the others are no connected graph any more"),
     ],
 )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from goco_mpi import checkpoint, record
 from goco_mpi.checkpoint import EARLY, CheckpointFiles, DamagedError, WholeSet
+from goco_mpi.core.survivors import DISCONNECTED, LOST_SHARD
 from goco_mpi.engine.session import Session
 from goco_mpi.errors import InputError
 from goco_mpi.schema import RunConfig
@@ -52,7 +53,9 @@ class Beginning:
 def goes_on(run: dict[str, Any], config: RunConfig) -> bool:
     """Tell whether a recorded run (``run.json``) has something left to do: it was stopped early, or may go further."""
     stopped_by = run["result"]["stopped_by"]
-    return stopped_by in EARLY or (stopped_by == "rounds" and config.rounds > run["config"]["rounds"])
+    return stopped_by in (*EARLY, LOST_SHARD, DISCONNECTED) or (
+        stopped_by == "rounds" and config.rounds > run["config"]["rounds"]
+    )
 
 
 def prepare(out: Path, config: RunConfig, n_ranks: int, resume: bool, force: bool) -> Beginning:

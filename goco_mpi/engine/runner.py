@@ -278,6 +278,7 @@ class RoundLoop:
         if lost := self._exchange.lost():
             recovery.lose(lost, self.round, self._stopping)
             self._method.lose(self._state, self._place, recovery.alive)
+            self._checkpointing = None  # of which the dead had a part: none would be whole any more
 
     def _keep_up(self) -> None:
         """Gossip in the middle of a gradient if the neighbours are further.

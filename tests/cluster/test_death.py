@@ -97,13 +97,16 @@ def survivor_python(need: Callable[[str | None], None]) -> str:
     return found
 
 
-def launch(command: list[str], ends: dict[int, list[Any]], path: Path, settings: tuple[str, ...]) -> Ended:
+def launch(
+    command: list[str], ends: dict[int, list[Any]], path: Path, settings: tuple[str, ...], resume: bool = False
+) -> Ended:
     experiment = path.with_suffix(".toml")
     experiment.write_text(EXPERIMENT)
     words = [word for setting in settings for word in ("--set", setting)]
     began = time.perf_counter()
     process = subprocess.Popen(
-        [*command, str(MORTAL), json.dumps(ends), "run", str(experiment), "--out", str(path), *words],
+        [*command, str(MORTAL), json.dumps(ends), "run", str(experiment), "--out", str(path), *words]
+        + ["--resume"] * resume,
         env={**os.environ, **OPEN_MPI, "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -123,9 +126,9 @@ def goco(survivor_python: str, tmp_path: Path) -> Goco:
     """Run the experiment on ranks of which some end as told."""
     mpiexec = str(Path(survivor_python).with_name("mpiexec"))
 
-    def start(n_ranks: int, ends: dict[int, list[Any]], *settings: str) -> Ended:
+    def start(n_ranks: int, ends: dict[int, list[Any]], *settings: str, resume: bool = False) -> Ended:
         command = [mpiexec, "--with-ft", "ulfm", "-n", str(n_ranks), survivor_python]
-        return launch(command, ends, tmp_path / "run", settings)
+        return launch(command, ends, tmp_path / "run", settings, resume)
 
     return start
 
@@ -163,7 +166,7 @@ def test_two_killed_at_once_one_of_them_rank_0(goco: Goco) -> None:
 
 
 def test_the_last_copies_of_shards_stop_the_run_by_name(goco: Goco) -> None:
-    ended = goco(4, {1: ["round", 40]}, "placement.replication=1")
+    ended = goco(4, {1: ["round", 60]}, "placement.replication=1", "checkpoint.every=20")
     layout = lay_out(parse_config(read_run(ended.path).run["config"]), 4)
     *others, last = layout.placement.shards_of(1)
     assert ended.code == 1
@@ -171,6 +174,9 @@ def test_the_last_copies_of_shards_stop_the_run_by_name(goco: Goco) -> None:
         ended.err
     )
     assert ended.result["stopped_by"] == "lost_shard"
+    resumed = goco(4, {}, "placement.replication=1", "checkpoint.every=20", resume=True)
+    assert_optimal(resumed)
+    assert resumed.result["stopped_by"] == "rounds"
 
 
 def test_deaths_at_every_stage_of_the_shutdown_are_survived(goco: Goco) -> None:
