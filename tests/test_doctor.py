@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from goco_mpi.cli import main
 from goco_mpi.doctor import Facts, Link, RankFacts, examine
 
 TIMEOUT_S = 60
@@ -128,6 +129,12 @@ def test_the_command_checks_a_real_job_and_leaves_nothing_behind(mpiexec: list[s
         assert word in ended.stdout
     assert ended.stdout.count("world size") == 1  # one rank speaks
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_is_for_the_check_alone_is_refused_without_it(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["--ranks", "2"], ["--out", "runs/mine"]):
+        assert main(["info", *arguments]) == 2
+        assert "--check" in capsys.readouterr().err
 
 
 def test_the_command_fails_where_the_job_is_not_fit(mpiexec: list[str], tmp_path: Path) -> None:

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from goco_mpi.errors import InputError
+
 if TYPE_CHECKING:
     from goco_mpi.doctor import Finding
     from goco_mpi.engine.session import Session
@@ -20,6 +22,8 @@ def run(options: argparse.Namespace) -> int:
     from goco_mpi.engine.session import Session
 
     with Session(guard=False) as session:
+        if not options.check and (options.out is not None or options.ranks is not None):
+            raise session.agreed(InputError("--out and --ranks are for the check alone. Add --check."))
         return _check(session, options) if options.check else _tell(session)
 
 
