@@ -123,7 +123,11 @@ SAID: dict[str, tuple[str, list[str], list[str]]] = {
     "srun with Open MPI": ("slurm small.toml --mpi pmix", ["srun --mpi=pmix "], ["pmi2"]),
     "mpiexec under Slurm": ("slurm small.toml --launcher mpiexec", ['mpiexec -n "$ranks"', "$out.stop"], ["srun"]),
     "nodes of PBS": ("pbs small.toml", ['mpiexec --hostfile "$PBS_NODEFILE"', "+ 3600"], ["srun"]),
-    "nodes of LSF": ("lsf small.toml", ['mpiexec --hostfile "$LSB_DJOB_HOSTFILE"', "+ 3600"], ["srun"]),
+    "nodes of LSF": (
+        "lsf small.toml",
+        ['mpiexec --hostfile "$LSB_DJOB_HOSTFILE"', "+ 3600", "PRTE_MCA_plm_ssh_agent=blaunch"],
+        ["srun"],
+    ),
     "settings": ("pbs small.toml --set seed=3", ["train 4 small.toml runs/small --set seed=3\n"], []),
     "place": ("pbs small.toml --out /data/a", ["train 4 small.toml /data/a\n"], []),
     "image": (

@@ -147,6 +147,8 @@ class Scheduler:
         The cores of the node, in shell.
     hostfile : str
         Options of mpiexec that name the job's nodes; empty where every MPI finds them itself.
+    remote_shell : str
+        What starts a process on another node of the job, where ssh may be forbidden; empty: ssh.
     tells_end : bool
         Whether a job learns from the scheduler when it will be ended.
     requeue : str
@@ -162,6 +164,7 @@ class Scheduler:
     job: str
     cores: str
     hostfile: str = ""
+    remote_shell: str = ""
     tells_end: bool = False
     requeue: str = ""
 

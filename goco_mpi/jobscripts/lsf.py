@@ -39,4 +39,5 @@ LSF = Scheduler(
     job="$LSB_JOBID",
     cores='"$(getconf _NPROCESSORS_ONLN)"',
     hostfile='--hostfile "$LSB_DJOB_HOSTFILE"',
+    remote_shell="blaunch",
 )

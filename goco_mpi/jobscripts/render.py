@@ -66,6 +66,12 @@ def _place(job: Job, scheduler: Scheduler) -> str:
             "# Open MPI would bind a rank to one of those cores; others do not read this.",
             "export OMPI_MCA_hwloc_base_binding_policy=none PRTE_MCA_hwloc_default_binding_policy=none",
         ]
+    if scheduler.remote_shell:
+        shell = scheduler.remote_shell
+        lines += [
+            f"# Open MPI would take ssh, which may be forbidden; MPICH takes {shell} by itself.",
+            f"export OMPI_MCA_plm_rsh_agent={shell} PRTE_MCA_plm_ssh_agent={shell}",
+        ]
     if job.prologue:
         path = shlex.quote(job.prologue if "/" in job.prologue else f"./{job.prologue}")
         lines += [

@@ -18,6 +18,8 @@ OMP_NUM_THREADS="$(getconf _NPROCESSORS_ONLN)" # a rank has a node to itself
 export OMP_NUM_THREADS
 # Open MPI would bind a rank to one of those cores; others do not read this.
 export OMPI_MCA_hwloc_base_binding_policy=none PRTE_MCA_hwloc_default_binding_policy=none
+# Open MPI would take ssh, which may be forbidden; MPICH takes blaunch by itself.
+export OMPI_MCA_plm_rsh_agent=blaunch PRTE_MCA_plm_ssh_agent=blaunch
 [ -r ./site.sh ] || { echo "$PWD has no "./site.sh: modules and environment of this site >&2; exit 2; }
 # shellcheck source=/dev/null
 . ./site.sh
