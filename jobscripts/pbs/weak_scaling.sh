@@ -59,6 +59,6 @@ train() { # train RANKS EXPERIMENT OUT [ARGUMENT...]: resumes what is there
 
 (launch 4 goco info)
 
-train 1 experiments/weak_scaling.toml runs/weak_scaling/1 --set data.n_samples=20000 --set data.shards=8 &&
-    train 2 experiments/weak_scaling.toml runs/weak_scaling/2 --set data.n_samples=40000 --set data.shards=16 &&
-    train 4 experiments/weak_scaling.toml runs/weak_scaling/4 --set data.n_samples=80000 --set data.shards=32
+train 1 experiments/weak_scaling.toml runs/weak_scaling/1 --set data.n_samples=10000 --set data.shards=8 &&
+    train 2 experiments/weak_scaling.toml runs/weak_scaling/2 --set data.n_samples=20000 --set data.shards=16 &&
+    train 4 experiments/weak_scaling.toml runs/weak_scaling/4 --set data.n_samples=40000 --set data.shards=32
