@@ -5,12 +5,13 @@ Whether real schedulers and launchers do their part: tests/cluster.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -65,10 +66,11 @@ class Shell:
             path.chmod(0o755)
         (directory / "small.toml").write_text(EXPERIMENT)
 
-    def start(self, *words: str, behaviour: str = "0", **more: str) -> subprocess.Popen[str]:
+    @contextlib.contextmanager
+    def start(self, *words: str, behaviour: str = "0", **more: str) -> Iterator[subprocess.Popen[str]]:
         (self.directory / "behaviour").write_text(behaviour)
         (self.directory / "script.sh").write_text(self._render(*words))
-        return subprocess.Popen(
+        process = subprocess.Popen(
             ["bash", "script.sh"],
             cwd=self.directory,
             env={"PATH": f"{self.directory / 'bin'}:{os.environ['PATH']}", **ENVIRONMENT[words[0]], **more},
@@ -77,6 +79,12 @@ class Shell:
             text=True,
             start_new_session=True,
         )
+        with process:
+            try:
+                yield process
+            finally:  # leaving waits for its end, which a failed test may never see
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGKILL)
 
     def run(self, *words: str, behaviour: str = "0", **more: str) -> tuple[int, str, str]:
         with self.start(*words, behaviour=behaviour, **more) as process:
