@@ -63,12 +63,16 @@ def run(script: Path, variables: dict[str, str], directory: Path, output: Path, 
             ["/bin/bash", script], env=variables, cwd=directory, stdout=file, stderr=file, start_new_session=True
         )
     signal.signal(signal.SIGUSR1, lambda *_: os.killpg(job.pid, signal.SIGUSR1))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the job ends with this process
     try:
         return job.wait(limit_s)
     except subprocess.TimeoutExpired:
-        os.killpg(job.pid, signal.SIGTERM)
-        return job.wait(GRACE_S)
+        return 143
     finally:
         if job.poll() is None:
-            os.killpg(job.pid, signal.SIGKILL)
-            job.wait()
+            os.killpg(job.pid, signal.SIGTERM)  # first: SIGKILL would leave the ranks behind
+            try:
+                job.wait(GRACE_S)
+            except subprocess.TimeoutExpired:
+                os.killpg(job.pid, signal.SIGKILL)
+                job.wait()
