@@ -141,7 +141,7 @@ class StackedDeaths(Step):
     def weights(self, worker: int, t: int) -> Array | None:
         """Return what a gradient is taken with: it begins before its worker can hear of this round's deaths."""
         lost = np.flatnonzero(self._deaths.lost(t - 1)[worker])
-        if worker in self._deaths.dies or not lost.size:
+        if not lost.size or t >= self._deaths.dies.get(worker, NEVER):
             return None
         return np.asarray(self._weigh(lost.tolist())[worker, self._held[worker]])
 
