@@ -94,6 +94,7 @@ def train(
     callback: Callback | None = None,
     out: str | Path | None = None,
     force: bool = False,
+    resume: bool = False,
 ) -> Result:
     """Run an experiment on all ranks of a communicator. Collective.
 
@@ -109,6 +110,8 @@ def train(
         Run directory to write, for ``goco report`` and ``goco replay``.
     force : bool
         Replace an earlier run there.
+    resume : bool
+        Go on from the newest checkpoint beside ``out``, or begin where there is none.
 
     Returns
     -------
@@ -132,23 +135,27 @@ def train(
 
     with Session(comm) as session, StopSignals() as signals:
         from goco_mpi import record
+        from goco_mpi.engine import resuming
         from goco_mpi.engine import train as engine
         from goco_mpi.engine.regrouping import together
         from goco_mpi.engine.requests import Requests
 
         # One rank reads the experiment: on a cluster only some nodes may see it.
         resolved = session.share(lambda: _resolve(config))
+        session.agree(lambda: _refuse_homeless(resolved, out, resume))
+        beginning = None
         if out is not None:
-            session.share(lambda: record.refuse_existing(Path(out), force))
+            session.share(lambda: record.refuse_existing(Path(out), force or resume))
+            beginning = session.share(lambda: resuming.prepare(Path(out), resolved, session.size, resume, force))
         requests = Requests(session.rank, session.size, signals, margin_s=resolved.stop.margin_s)
-        outcome = engine.train(resolved, session, callback=callback, requests=requests)
+        outcome = engine.train(resolved, session, callback=callback, requests=requests, beginning=beginning)
         if out is not None:
             written = False
 
             def write(environment: dict[str, Any]) -> None:
                 nonlocal written
                 if not written:
-                    record.write_run(Path(out), resolved, environment, _of_root(outcome), force)
+                    record.write_run(Path(out), resolved, environment, _of_root(outcome), force or resume)
                 written = True
 
             def finish() -> None:
@@ -241,7 +248,9 @@ def minimize(
                 "placement": _table("placement", placement),
                 "topology": _table("topology", topology),
             }
-            return _resolve(raw), start
+            resolved = _resolve(raw)
+            _refuse_homeless(resolved, None, resume=False)
+            return resolved, start
 
         config, start = session.agree(prepare)
         layout = session.agree(lambda: lay_out(config, session.size))
@@ -258,6 +267,15 @@ def _resolve(config: RunConfig | Mapping[str, Any] | str | Path) -> RunConfig:
     if isinstance(config, str | Path):
         return read_config(config)
     return parse_config(dict(config)) if isinstance(config, Mapping) else config
+
+
+def _refuse_homeless(config: RunConfig, out: str | Path | None, resume: bool) -> None:
+    """Refuse checkpoints that have no place."""
+    if out is None and (resume or config.checkpoint.every is not None or config.checkpoint.every_s is not None):
+        raise InputError(
+            "[checkpoint] and resume need a run directory, beside which the checkpoints stand. Got out = None. Use "
+            "train(..., out=...)."
+        )
 
 
 def _table(name: str, value: str | Mapping[str, Any]) -> dict[str, Any]:

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 from mpi4py import MPI
+from resumption import common_directory
 
 import goco_mpi
 from goco_mpi import InputError, RunError, minimize, train
+from goco_mpi.engine.session import Session
 from goco_mpi.record import read_run
 from goco_mpi.replay import replay
 
@@ -226,3 +228,19 @@ def test_ranks_that_start_elsewhere_are_refused() -> None:
     objective = Quadratic()
     with pytest.raises(RunError, match="x0, differs from rank 0"):
         minimize(objective, np.full(3, float(MPI.COMM_WORLD.rank)), shards=objective.shards, topology="ring")
+
+
+@pytest.mark.mpi(min_size=1)
+def test_train_goes_on_from_its_checkpoint_and_refuses_one_without_a_place() -> None:
+    experiment = {**EXPERIMENT, "checkpoint": {"every": 10}}
+    with Session() as session, common_directory(session) as directory:
+        out = directory / "run"
+        first = train(experiment, out=out)
+        further = train({**experiment, "rounds": 60}, out=out, resume=True)
+        assert further.nit > first.nit
+        assert further.history[0]["round"] >= 10
+        assert further.fun < first.fun
+    with pytest.raises(InputError, match="need a run directory"):
+        train(experiment)
+    with pytest.raises(InputError, match="need a run directory"):
+        minimize(Quadratic(), np.zeros(3), shards=Quadratic().shards, topology="ring", checkpoint={"every": 3})
