@@ -21,7 +21,7 @@ from goco_mpi.engine import regrouping, train
 from goco_mpi.engine.recovery import Recovery
 from goco_mpi.engine.session import Session
 from goco_mpi.engine.surviving_exchange import SurvivingExchange
-from goco_mpi.experiment import lay_out, load_problem
+from goco_mpi.experiment import Layout, lay_out, load_problem
 from goco_mpi.record import Outcome
 
 INF = math.inf
@@ -103,6 +103,15 @@ def experiment(**tables: Any) -> dict:
     return raw
 
 
+def heard_one_by_one(layout: Layout, dies: dict[int, int]) -> Deaths:
+    """Return deaths of which those hear later who are no neighbours, and wait for nothing."""
+    deaths = script(layout.n_workers, dies)
+    for k, round_ in dies.items():
+        for i in set(range(layout.n_workers)) - {k, *layout.topology.neighbors(k)}:
+            deaths.noticed[i, k] = round_ + 1 + (i + k) % 3
+    return deaths
+
+
 METHODS = [
     {"kind": "push_pull"},
     {"kind": "exact_diffusion"},
@@ -120,10 +129,7 @@ def test_with_deaths_a_run_ends_in_the_simulators_parameters(
     raw = experiment(method=method)
     layout = lay_out(parse_config(raw), size)
     dies = {0: 6, 2: 11} if size >= 6 else {0: 6}
-    deaths = script(size, dies)
-    for k, round_ in dies.items():  # who is no neighbour and waits for nothing may hear of it later
-        for i in set(range(size)) - {k, *layout.topology.neighbors(k)}:
-            deaths.noticed[i, k] = round_ + 1 + (i + k) % 3
+    deaths = heard_one_by_one(layout, dies)
     outcome = train_with_deaths(raw, deaths, monkeypatch)
     if outcome is None:
         return
@@ -179,7 +185,7 @@ def test_a_target_is_judged_by_losses_told_since_the_last_death(monkeypatch: pyt
     size = MPI.COMM_WORLD.size
     raw = experiment(method={"kind": "push_pull"}, stop={"target_loss": 0.25, "every": 2})
     raw["rounds"] = 400
-    outcome = train_with_deaths(raw, script(size, {1: 6}), monkeypatch)
+    outcome = train_with_deaths(raw, heard_one_by_one(lay_out(parse_config(raw), size), {1: 6}), monkeypatch)
     if outcome is not None:
         assert outcome.stopped_by == "target_loss"
         assert 0.2 < outcome.history[-1]["loss"] < 0.26
