@@ -39,6 +39,8 @@ $(READY): setup.cfg pyproject.toml Makefile
 	@echo "setting up $(VENV) (once) ..."
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.[$(extras)]'
+# Of all that was installed what runs need is compiled, once, before many ranks would each do it.
+	@$(BIN)/python -c 'import goco_mpi.experiment, goco_mpi.record, goco_mpi.progress, networkx, rich.progress, scipy.sparse.linalg, sklearn.datasets'
 	@touch $@
 
 setup: $(READY)  ## create .venv with goco, an MPI and all tools
