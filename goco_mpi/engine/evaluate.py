@@ -9,8 +9,8 @@ from mpi4py import MPI
 from numpy.typing import NDArray
 
 from goco_mpi.core.shares import Share
-from goco_mpi.engine.runner import Snapshots
 from goco_mpi.engine.session import Session
+from goco_mpi.engine.snapshots import Snapshots
 
 Array = NDArray[np.float64]
 

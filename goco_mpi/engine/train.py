@@ -34,8 +34,9 @@ from goco_mpi.engine.recovery import Recovery
 from goco_mpi.engine.regrouping import regroup, together
 from goco_mpi.engine.requests import Requests
 from goco_mpi.engine.resuming import Beginning
-from goco_mpi.engine.runner import RoundLoop, Snapshots, Timeline
+from goco_mpi.engine.runner import RoundLoop
 from goco_mpi.engine.session import THREADS, Session
+from goco_mpi.engine.snapshots import Snapshots, Timeline
 from goco_mpi.engine.stopping import Stopping
 from goco_mpi.engine.surviving_exchange import SurvivingExchange
 from goco_mpi.errors import InputError, divergence

@@ -14,7 +14,7 @@ from goco_mpi.core.events import NONE, EventLog
 from goco_mpi.core.gossip import Mixing, Received
 from goco_mpi.core.methods import METHODS, Place
 from goco_mpi.core.objectives import LeastSquares, WeightedRows
-from goco_mpi.core.pace.counts import ExchangeCounts
+from goco_mpi.core.pace.counts import ExchangeCounts, Spent
 from goco_mpi.core.pace.deadline import Deadline
 from goco_mpi.core.pace.slots import HEADER
 from goco_mpi.core.schedules import StepSchedule
@@ -22,8 +22,9 @@ from goco_mpi.core.shares import ModelShare
 from goco_mpi.core.stragglers import StragglerModel
 from goco_mpi.engine.exchange import Exchange
 from goco_mpi.engine.gradients import GradientWork
-from goco_mpi.engine.runner import RoundLoop, Snapshots, Spent
+from goco_mpi.engine.runner import RoundLoop
 from goco_mpi.engine.session import Session
+from goco_mpi.engine.snapshots import Snapshots
 from goco_mpi.engine.stopping import Stopping
 from goco_mpi.engine.train import train
 from goco_mpi.errors import InputError, RunError
