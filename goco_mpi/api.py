@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from goco_mpi.core.shares import ShardObjective
     from goco_mpi.engine.session import Session
-    from goco_mpi.record import Outcome
+    from goco_mpi.outcome import Outcome
     from goco_mpi.schema import RunConfig
 
 STATUS = {

@@ -20,7 +20,7 @@ from goco_mpi.core.pace.counts import Spent
 from goco_mpi.core.stragglers import StragglerModel
 from goco_mpi.errors import InputError, RunError
 from goco_mpi.experiment import batch
-from goco_mpi.record import Outcome
+from goco_mpi.outcome import Outcome
 from goco_mpi.schema import RunConfig
 from goco_mpi.simulation import Simulation
 

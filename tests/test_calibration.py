@@ -13,8 +13,9 @@ from goco_mpi.cli import main
 from goco_mpi.config import parse_config
 from goco_mpi.core.events import NONE
 from goco_mpi.errors import InputError
+from goco_mpi.outcome import Outcome
 from goco_mpi.prediction import predict
-from goco_mpi.record import Outcome, read_run, write_run
+from goco_mpi.record import read_run, write_run
 
 RAW = {
     "rounds": 20,

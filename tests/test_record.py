@@ -10,7 +10,8 @@ import pytest
 from goco_mpi import __version__, record
 from goco_mpi.config import parse_config, to_dict
 from goco_mpi.errors import InputError, RunError
-from goco_mpi.record import Death, Outcome, read_run, refuse_existing, write_run
+from goco_mpi.outcome import Death, Outcome
+from goco_mpi.record import read_run, refuse_existing, write_run
 
 SPENT = {"bytes_sent": 96.0, "shard_gradients": 8.5}
 CONFIG = parse_config({"rounds": 4, "method": {"kind": "allreduce"}})
@@ -245,9 +246,9 @@ def test_another_schema_is_refused_whatever_files_it_has(tmp_path, missing):
 
 
 def test_software_names_the_libraries_that_compute():
-    found = record.software()
+    found = software.software()
     assert found["libraries"]["numpy"] == np.__version__
-    assert set(found["libraries"]) == set(record.LIBRARIES)
+    assert set(found["libraries"]) == set(software.LIBRARIES)
     json.dumps(found, allow_nan=False)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from goco_mpi.record import Outcome
+    from goco_mpi.outcome import Outcome
     from goco_mpi.schema import RunConfig
 
 

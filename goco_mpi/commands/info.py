@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
 def _tell(session: Session) -> int:
     """Print what there is. Collective."""
     from goco_mpi.engine.session import LAUNCH
-    from goco_mpi.record import software
+    from goco_mpi.software import software
 
     environment = {**software(), **session.environment()}
     del environment["command"]

@@ -9,8 +9,8 @@ from goco_mpi.commands import experiments
 from goco_mpi.errors import check_range
 
 if TYPE_CHECKING:
+    from goco_mpi.outcome import Outcome
     from goco_mpi.progress import Progress
-    from goco_mpi.record import Outcome
     from goco_mpi.schema import RunConfig
 
 

@@ -24,7 +24,7 @@ from goco_mpi.engine.session import Session
 from goco_mpi.engine.train import train
 from goco_mpi.errors import InputError, RunError
 from goco_mpi.experiment import lay_out
-from goco_mpi.record import Outcome
+from goco_mpi.outcome import Outcome
 from goco_mpi.schema import replace
 
 _OFFERED, _WAITED, _MIXED = range(3)  # columns of a timeline table, before those of the neighbours

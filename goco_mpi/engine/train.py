@@ -41,7 +41,7 @@ from goco_mpi.engine.stopping import Stopping
 from goco_mpi.engine.surviving_exchange import SurvivingExchange
 from goco_mpi.errors import InputError, divergence
 from goco_mpi.experiment import Layout, Problem, batch, lay_out, load_problem, step_schedule, synchronous_curvature
-from goco_mpi.record import Death, Outcome
+from goco_mpi.outcome import Death, Outcome
 from goco_mpi.schema import RunConfig
 
 Array = NDArray[np.float64]

@@ -17,7 +17,7 @@ from goco_mpi.core.methods import METHODS
 from goco_mpi.engine import resuming
 from goco_mpi.engine.session import Session
 from goco_mpi.engine.train import train
-from goco_mpi.record import Outcome
+from goco_mpi.outcome import Outcome
 from goco_mpi.schema import RunConfig
 
 CLOCK = {"compute_s", "wait_s", "wall_s", "setup_s", "checkpoints", "checkpoints_skipped"}

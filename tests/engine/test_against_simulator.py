@@ -15,7 +15,7 @@ from goco_mpi.core import topology
 from goco_mpi.engine.session import Session
 from goco_mpi.engine.train import train
 from goco_mpi.errors import InputError
-from goco_mpi.record import Outcome
+from goco_mpi.outcome import Outcome
 from goco_mpi.simulation import simulate_experiment
 
 INF = float("inf")

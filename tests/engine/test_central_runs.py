@@ -18,7 +18,7 @@ from goco_mpi.config import parse_config
 from goco_mpi.core.events import NONE
 from goco_mpi.engine.session import Session
 from goco_mpi.engine.train import train
-from goco_mpi.record import Outcome
+from goco_mpi.outcome import Outcome
 from goco_mpi.schema import RunConfig
 from goco_mpi.simulation import simulate_experiment
 

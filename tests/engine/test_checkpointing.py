@@ -17,7 +17,8 @@ from goco_mpi.engine.session import Session
 from goco_mpi.engine.train import train
 from goco_mpi.errors import InputError
 from goco_mpi.experiment import lay_out, load_problem
-from goco_mpi.record import Outcome, read_run, write_run
+from goco_mpi.outcome import Outcome
+from goco_mpi.record import read_run, write_run
 from goco_mpi.replay import replay
 from goco_mpi.schema import RunConfig, replace
 

@@ -22,7 +22,7 @@ from goco_mpi.engine.recovery import Recovery
 from goco_mpi.engine.session import Session
 from goco_mpi.engine.surviving_exchange import SurvivingExchange
 from goco_mpi.experiment import Layout, lay_out, load_problem
-from goco_mpi.record import Outcome
+from goco_mpi.outcome import Outcome
 
 INF = math.inf
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from goco_mpi.engine.session import Session
-from goco_mpi.record import Outcome, read_run, write_run
+from goco_mpi.outcome import Outcome
+from goco_mpi.record import read_run, write_run
 from goco_mpi.replay import replay
 from goco_mpi.schema import RunConfig
 
