@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from goco_mpi import __version__, record
+from goco_mpi import __version__, record, software
 from goco_mpi.config import parse_config, to_dict
 from goco_mpi.errors import InputError, RunError
 from goco_mpi.outcome import Death, Outcome
