@@ -21,6 +21,8 @@ from pathlib import Path
 
 import pytest
 
+collect_ignore_glob = ["*conftest.py"]  # which have no examples to run, and the same name in every directory
+
 # Open MPI's own settings for more ranks than cores, as root in a container; others ignore them.
 os.environ.setdefault("OMPI_MCA_mpi_yield_when_idle", "1")
 
