@@ -102,9 +102,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _turn(item: pytest.Item) -> int:
     """Return the sum of the places of a test's values among those of their parameters."""
-    names = [mark.args[0] for mark in item.iter_markers("parametrize")]
-    first = [name.split(",")[0].strip() if isinstance(name, str) else name[0] for name in names]
-    return sum(item.callspec.indices[name] for name in first)
+    places = 0
+    for mark in item.iter_markers("parametrize"):
+        names, values = mark.args
+        several = names.split(",") if isinstance(names, str) else list(names)
+        value = tuple(item.callspec.params[name.strip()] for name in several)
+        places += list(values).index(value if len(several) > 1 else value[0])
+    return places
 
 
 @pytest.hookimpl(tryfirst=True)

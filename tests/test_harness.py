@@ -127,10 +127,13 @@ def test_few_ranks_share_the_combinations_and_each_size_has_every_value(monkeypa
     spec.loader.exec_module(harness)
     monkeypatch.setattr(harness, "_under_mpi", lambda config: True)
     config = SimpleNamespace(hook=SimpleNamespace(pytest_deselected=lambda items: None))
-    marks = [pytest.mark.parametrize("a", "xyz").mark, pytest.mark.parametrize(("b", "c"), ["04", "15", "26"]).mark]
+    marks = [
+        pytest.mark.parametrize("a", "xyz").mark,
+        pytest.mark.parametrize(("b", "c"), [(0, 4), (1, 5), (2, 6)]).mark,
+    ]
     every = [
         SimpleNamespace(
-            callspec=SimpleNamespace(indices={"a": a, "b": b, "c": b}),
+            callspec=SimpleNamespace(params={"a": "xyz"[a], "b": b, "c": b + 4}),
             get_closest_marker=lambda name: pytest.mark.mpi(shared=True).mark,
             iter_markers=lambda name: marks,
         )
@@ -142,11 +145,11 @@ def test_few_ranks_share_the_combinations_and_each_size_has_every_value(monkeypa
         monkeypatch.setattr(harness, "_world", lambda n_ranks=n_ranks: SimpleNamespace(size=n_ranks))
         chosen = list(every)
         harness.pytest_collection_modifyitems(config, chosen)
-        parts.append([(item.callspec.indices["a"], item.callspec.indices["b"]) for item in chosen])
+        parts.append([(item.callspec.params["a"], item.callspec.params["b"]) for item in chosen])
     assert [len(part) for part in parts] == [3, 3, 3, 9]
     assert sorted(parts[0] + parts[1] + parts[2]) == parts[3]
     for part in parts:
-        assert [set(values) for values in zip(*part, strict=True)] == [{0, 1, 2}] * 2
+        assert [set(values) for values in zip(*part, strict=True)] == [set("xyz"), {0, 1, 2}]
 
 
 def test_mpi_tests_stay_out_of_a_serial_run(tmp_path: Path) -> None:
