@@ -140,7 +140,7 @@ def assert_optimal(ended: Ended, gap: float = 1e-8) -> None:
 
 
 def test_three_of_sixteen_killed_one_after_the_other_change_nothing_in_the_result(goco: Goco) -> None:
-    ended = goco(16, {3: ["round", 30], 0: ["round", 60], 11: ["round", 90]}, "rounds=1500")
+    ended = goco(16, {3: ["round", 30], 0: ["round", 60], 11: ["round", 90]}, "rounds=900")
     assert_optimal(ended)
     assert ended.dead == [0, 3, 11]
     assert ended.result["stopped_by"] == "rounds"
@@ -154,7 +154,7 @@ def test_three_of_sixteen_killed_one_after_the_other_change_nothing_in_the_resul
 @pytest.mark.parametrize("kind", ["exact_diffusion", "table_newton"])
 def test_other_exact_methods_reach_the_optimum_too(kind: str, goco: Goco) -> None:
     settings = ["topology.kind=complete"] if kind == "table_newton" else ["deadline.gossip_s=inf"]
-    ended = goco(5, {2: ["round", 30]}, f"method.kind={kind}", *settings)
+    ended = goco(5, {2: ["round", 30]}, f"method.kind={kind}", "rounds=150", *settings)
     assert_optimal(ended)
     assert ended.dead == [2]
 
