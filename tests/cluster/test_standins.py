@@ -58,7 +58,10 @@ class Batch:
         return "".join(path.read_text() for path in sorted(self.place.glob(pattern)))
 
 
-@pytest.fixture(params=["this MPI", "the other MPI"])
+MPIS = ["this MPI", "the other MPI"]
+
+
+@pytest.fixture
 def python(request: pytest.FixtureRequest) -> str:
     if request.param == "this MPI":
         return sys.executable
@@ -66,7 +69,21 @@ def python(request: pytest.FixtureRequest) -> str:
     return interpreter
 
 
-@pytest.mark.parametrize("scheduler", ["pbs", "lsf"])
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a script that takes long with one scheduler and one MPI, and with all of them where there is time."""
+    for one in metafunc.definition.iter_markers("batch"):
+        cases = [(scheduler, mpi) for scheduler in ("pbs", "lsf") for mpi in MPIS]
+        if one.args and not metafunc.config.getoption("--goco-large"):
+            cases = [(one.args[0], MPIS[0])]
+        metafunc.parametrize(("scheduler", "python"), cases, indirect=["python"])
+
+
+def elements(scheduler: str, job: str, numbers: str, limit: str = "") -> list[str]:
+    """Return the option that makes a job an array, such as of 1-2, of which ``limit`` may run at a time."""
+    return ["-J", numbers + limit if scheduler == "pbs" else f"{job}[{numbers}]{limit}"]
+
+
+@pytest.mark.batch
 def test_a_job_trains_with_one_rank_on_each_of_its_hosts(tmp_path: Path, scheduler: str, python: str) -> None:
     batch = Batch(tmp_path, scheduler, python)
     jobs.change(batch.place / "experiments" / "train.toml", ("rounds = 300", "rounds = 100"))
@@ -80,20 +97,30 @@ def test_a_job_trains_with_one_rank_on_each_of_its_hosts(tmp_path: Path, schedul
     assert {line.split()[0] for line in started} == {"ssh" if scheduler == "pbs" else "blaunch"}
 
 
-@pytest.mark.parametrize(("scheduler", "job"), [("pbs", "strong_scaling"), ("lsf", "weak_scaling")])
-def test_a_job_has_runs_on_more_and_more_nodes(tmp_path: Path, scheduler: str, job: str) -> None:
-    batch = Batch(tmp_path, scheduler, sys.executable)
+@pytest.mark.batch("pbs")
+def test_strong_scaling(tmp_path: Path, scheduler: str, python: str) -> None:
+    check_scaling(Batch(tmp_path, scheduler, python), "strong_scaling")
+
+
+@pytest.mark.batch("lsf")
+def test_weak_scaling(tmp_path: Path, scheduler: str, python: str) -> None:
+    check_scaling(Batch(tmp_path, scheduler, python), "weak_scaling")
+
+
+def check_scaling(batch: Batch, job: str) -> None:
+    """Run a job of runs on more and more nodes."""
     jobs.change(batch.place / "experiments" / f"{job}.toml", ("rounds = 200", "rounds = 20"))
     batch.run(job)
     for n_ranks in (1, 2, 4):
         jobs.check(batch.place / "runs" / job / str(n_ranks), n_ranks)
 
 
-def test_elements_of_an_array_run_members_of_a_sweep(tmp_path: Path) -> None:
-    batch = Batch(tmp_path, "lsf", sys.executable)
+@pytest.mark.batch("lsf")
+def test_elements_of_an_array_run_members_of_a_sweep(tmp_path: Path, scheduler: str, python: str) -> None:
+    batch = Batch(tmp_path, scheduler, python)
     sweep = batch.place / "experiments" / "straggler_study.toml"
     jobs.change(sweep, ("rounds = 250", "rounds = 20"))
-    batch.run("straggler_study", "-J", "straggler_study[1-2]")
+    batch.run("straggler_study", *elements(scheduler, "straggler_study", "1-2"))
     study = batch.place / "runs" / "straggler_study"
     members = [member.identity for member in read_sweep(sweep).members]
     assert sorted(path.stem for path in study.glob("experiments/*.toml")) == sorted(members[:2])
@@ -101,8 +128,9 @@ def test_elements_of_an_array_run_members_of_a_sweep(tmp_path: Path) -> None:
         jobs.check(study / "runs" / name)
 
 
-def test_a_chain_goes_on_after_a_signal(tmp_path: Path) -> None:
-    batch = Batch(tmp_path, "pbs", sys.executable)
+@pytest.mark.batch("pbs")
+def test_a_chain_goes_on_after_a_signal(tmp_path: Path, scheduler: str, python: str) -> None:
+    batch = Batch(tmp_path, scheduler, python)
     jobs.change(
         batch.place / "experiments" / "resume_chain.toml",
         ("[stop]\ngradient_norm = 1e-8\n", "[stragglers]\nwork_s = 0.005\n"),
@@ -111,7 +139,7 @@ def test_a_chain_goes_on_after_a_signal(tmp_path: Path) -> None:
         ("every = 1000\n", "every = 100\n"),
     )
     out = batch.place / "runs" / "resume_chain"
-    with batch.start("resume_chain", "-J", "1-2%1") as process:
+    with batch.start("resume_chain", *elements(scheduler, "resume_chain", "1-2", "%1")) as process:
         try:
             limit = time.monotonic() + LIMIT_S
             while not list(out.parent.glob("*.checkpoints/*/whole.json")):
