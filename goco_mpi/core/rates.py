@@ -4,12 +4,20 @@
     f   share of the held shards that a step's gradient is of, D rounds after the step before
     beta = 1 (``counted``), or 1 - 1/100 (``ema``: an exponential moving average)
 
+An ``ema`` begins anew, with n = r = 1, where the past makes what a worker does all but impossible: it was frozen
+and is back, or slow and is so no more. Otherwise it would be made up for a hundredfold while it finishes everything.
+With n finished in r rounds the next gap and the next run without one have the chances (Polya's urn)
+
+    P(gap >= D) = B(n, r - n + 1 + D) / B(n, r - n + 1) ,   P(run >= D) = B(n + 1 + D, r - n) / B(n + 1, r - n)
+
 Every worker says its q to all with each message (`goco_mpi.core.bulletin`). One that is silent cannot say
 that it finishes nothing any more; after `QUIET_ROUNDS` its q goes on as if it did not. ``live`` is 1 for all who
 have been heard of in `DEAD_ROUNDS`.
 """
 
 from __future__ import annotations
+
+from math import exp, lgamma
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +32,8 @@ QUIET_ROUNDS = 20
 """Rounds without news of a worker after which its rate fades: news may be that long under way."""
 DEAD_ROUNDS = 200
 """The same after which it is not ``live`` any more: longer than a process is put aside on a busy machine."""
+IMPROBABLE = 1e-4
+"""Chance of a gap or a run of finished gradients below which the past is forgotten."""
 LEAST_RATE = 0.01
 """What all holders of a shard together finish at least, for its weight: it is made up for up to a hundredfold."""
 
@@ -54,20 +64,78 @@ class RateEstimate:
         self._always = kind == "live"
         self._finished = self._rounds = 1.0
         self._round = -1
+        self._gap = self._run = 0
+        self._before = (1.0, 1.0)  # the sums when this gap or run began
+        self._kept = (0, (1.0, 1.0))  # the run before this gap
 
     def update(self, round_: int, finished: float) -> float:
         """Take note of a step in ``round_``, ``finished`` the share of its gradient, and return q in [0, 1]."""
         passed = round_ - self._round
         self._round = round_
+        if finished > 0.0:
+            if passed == 0 and self._gap:
+                self._take_back()  # this round was counted for a step in the middle of the gradient
+                passed = 1
+            # A gradient that took many rounds is counted in the last of them.
+            self._pass(passed - 1)
+            self._expect()
+            self._count(min(passed, 1))
+            self._finished += finished
+        else:
+            self._pass(passed)
+        return 1.0 if self._always else min(self._finished / self._rounds, 1.0)
+
+    def _pass(self, rounds: int) -> None:
+        """Let rounds pass without a gradient."""
+        if rounds > 0:
+            if self._gap == 0:
+                self._kept = self._run, self._before
+                self._before, self._run = (self._finished, self._rounds), 0
+            self._gap += rounds
+            self._count(rounds)
+
+    def _take_back(self) -> None:
+        """Undo the last round that passed without a gradient."""
+        self._gap -= 1
+        self._finished /= self._decay
+        self._rounds = (self._rounds - 1.0) / self._decay
+        if self._gap == 0:
+            self._run, self._before = self._kept
+
+    def _expect(self) -> None:
+        """Forget the past if a gradient comes after too long a gap, or is one too many in a row."""
+        if self._run == 0:
+            if self._improbable(0, self._gap):
+                self._finished = self._rounds = 1.0
+            self._before = self._finished, self._rounds
+        self._gap = 0
+        self._run += 1
+        if self._improbable(self._run, 0):
+            self._finished = self._rounds = 1.0
+            self._before, self._run = (1.0, 1.0), 1
+
+    def _improbable(self, run: int, gap: int) -> bool:
+        finished, rounds = self._before
+        missed = rounds - finished
+        if self._decay == 1.0 or run + gap == 0 or (run and missed <= 0.0):
+            return False
+        hits, misses = (finished + 1.0, missed) if run else (finished, missed + 1.0)
+        return _polya(hits, misses, run, gap) < IMPROBABLE
+
+    def _count(self, rounds: int) -> None:
+        """Let the sums fade, and count the rounds."""
         if self._decay < 1.0:
-            faded = self._decay**passed
+            faded = self._decay**rounds
             self._finished *= faded
             self._rounds = self._rounds * faded + (1.0 - faded) / (1.0 - self._decay)
         else:
-            self._rounds += passed
-        self._finished += finished
-        # A gradient that took many rounds is counted in the last of them.
-        return 1.0 if self._always else min(self._finished / self._rounds, 1.0)
+            self._rounds += rounds
+
+
+def _polya(hits: float, misses: float, more_hits: int, more_misses: int) -> float:
+    """Return the chance of so many more hits and misses, in one order, after those there were."""
+    after = lgamma(hits + more_hits) + lgamma(misses + more_misses) - lgamma(hits + misses + more_hits + more_misses)
+    return exp(after - lgamma(hits) - lgamma(misses) + lgamma(hits + misses))
 
 
 def present(kind: str, rates: Array, said: Array, round_: int) -> Array:

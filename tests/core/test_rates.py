@@ -6,12 +6,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from goco_mpi.config import parse_config
-from goco_mpi.core import encoding, placement, rates
+from goco_mpi.core import encoding, mixing, placement, rates, topology
 from goco_mpi.core.gossip import Mixing, Received
 from goco_mpi.core.methods import Gradient, Place
 from goco_mpi.core.methods.goco import GOCO
 from goco_mpi.core.methods.rated import Rated
+from goco_mpi.core.stacked import Links
+from goco_mpi.core.stacked.goco import StackedDescent
+from goco_mpi.core.stacked.rated import StackedRated
+from goco_mpi.core.stragglers import StragglerModel
 from goco_mpi.experiment import lay_out, load_problem
+from goco_mpi.simulation import simulate_experiment
 
 
 def feed(kind, steps):
@@ -60,6 +65,64 @@ def test_a_rate_estimates_the_probability_to_finish(kind, spread, q):
     for seed in range(5):
         done = np.random.default_rng(seed).random(3000) < q
         assert abs(feed(kind, enumerate(done.astype(float))) - q) < 4.5 * deviation + 1.0 / 3000
+
+
+@settings(max_examples=100, deadline=None)
+@given(spells=st.lists(st.tuples(st.sampled_from([0.0, 1.0, 0.5]), st.integers(1, 60)), min_size=1, max_size=12))
+def test_the_stacked_arrays_forget_in_the_same_rounds(spells):
+    done = np.repeat([part for part, _ in spells], [length for _, length in spells])[:, None]
+    links = Links(mixing.metropolis(topology.ring(1)), StragglerModel("none", 1), "stale", 0)
+    twin = StackedRated(StackedDescent(np.zeros((1, 1)), links, []), links, "ema", lambda worker, q: q)
+    estimate = rates.RateEstimate("ema")
+    for t, part in enumerate(done):
+        twin.work(part, t)
+        twin.advance(np.zeros((1, 1)), part > 0.0, 0.1, t)
+        assert twin.q[0, 0] == pytest.approx(estimate.update(t, float(part[0])), rel=1e-9)
+
+
+@pytest.mark.parametrize("usual", [1.0, 0.5, 0.1])
+def test_who_was_frozen_and_is_back_is_not_taken_for_slow(usual):
+    done = [(t, float(np.random.default_rng(t).random() < usual)) for t in range(1000)]
+    assert feed("ema", done) < 0.7 or usual == 1.0
+    assert feed("ema", [*done, *((2000 + t, 1.0) for t in range(3))]) == 1.0
+
+
+def test_who_is_slow_no_more_has_rate_one_after_a_few_gradients_in_a_row():
+    slow = [(t, float(t % 10 == 9)) for t in range(1000)]
+    assert feed("ema", slow) == pytest.approx(0.1, abs=0.01)
+    assert feed("ema", [*slow, *((1000 + t, 1.0) for t in range(2))]) < 0.2  # chance alone does that now and then
+    assert feed("ema", [*slow, *((1000 + t, 1.0) for t in range(6))]) == 1.0
+
+
+@pytest.mark.parametrize("period", [3, 30, 100])
+def test_who_is_slow_from_the_first_round_is_not_forgotten_again_and_again(period):
+    slow = [(t, float(t % period == period - 1)) for t in range(3000)]
+    assert feed("ema", slow[: 2990 // period * period]) == pytest.approx(1.0 / period, rel=0.7)
+
+
+@pytest.mark.parametrize("late", [(2, 3, 4, 5), tuple(range(8))], ids=["half of all", "all"])
+def test_ranks_that_come_back_do_not_blow_the_parameters_up(monkeypatch, late):
+    # Nobody finishes anything for 700 rounds, and then everybody all: weights of 100 on every gradient would be steps
+    # fifty times too long, round after round.
+    def finishing(self, t):
+        finished = np.ones(8, dtype=bool)
+        finished[list(late)] = not 100 <= t < 800
+        return finished
+
+    monkeypatch.setattr(StragglerModel, "finishing", finishing)
+    config = parse_config(
+        {
+            "rounds": 1000,
+            "data": {"source": "breast_cancer", "partition": "by_label", "shards": 8, "standardize": True},
+            "objective": {"kind": "least_squares", "l2": 1e-2},
+            "topology": {"kind": "ring"},
+            "method": {"rates": "ema"},
+            "stragglers": {"kind": "bernoulli", "p": 0.1},
+            "record": {"every": 10},
+        }
+    )
+    losses = {row["round"]: row["loss"] for row in simulate_experiment(config, 8).history}
+    assert max(losses[t] for t in range(800, 1000, 10)) < 1.5 * losses[100]
 
 
 @pytest.mark.parametrize("kind", ["counted", "ema"])

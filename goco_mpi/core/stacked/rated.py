@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from scipy.special import betaln
 
 from goco_mpi.core.stacked.base import Array, Finished, Links, Step
 
@@ -32,6 +33,7 @@ class StackedRated(Step):
         self.weigh = weigh
         n = len(inner.x)
         self.done: list[Array] = []
+        self.begun = np.zeros(n, dtype=np.int64)  # the first round that each worker remembers
         self.q = np.ones((n, n))
         self.told = np.full((n, n), -1)
 
@@ -57,8 +59,16 @@ class StackedRated(Step):
         self.inner.advance(g, finished, eta, t)
         self.x = self.inner.x
         beta = 0.99 if self.kind == "ema" else 1.0
-        powers = beta ** np.arange(t + 1, -1, -1.0)  # one finished round before the first
-        rates = powers @ np.vstack([np.ones(len(self.x)), *self.done]) / powers.sum()
+        done = np.array(self.done)
+        if self.kind == "ema":
+            for i in np.flatnonzero(done[t]):
+                if _surprising(done[self.begun[i] :, i]):
+                    self.begun[i] = t
+        rates = np.empty(len(self.x))
+        for begun in np.unique(self.begun):
+            same = self.begun == begun
+            sums, n_rounds = _sums(done[begun:, same], beta)
+            rates[same] = sums / n_rounds
         np.fill_diagonal(self.q, 1.0 if self.kind == "live" else rates)
         np.fill_diagonal(self.told, t)
         self.links.deliver(np.hstack([self.told, self.q]), t)
@@ -68,3 +78,23 @@ class StackedRated(Step):
             newer = table[:n] > self.told[i]
             self.told[i, newer] = table[:n][newer]
             self.q[i, newer] = table[n:][newer]
+
+
+def _sums(done: Array, beta: float) -> tuple[Array, float]:
+    """Return what was finished and how many rounds there were, faded, with one finished round before the first."""
+    powers = beta ** np.arange(len(done), -1, -1.0)
+    return powers[0] + powers[1:] @ done, float(powers.sum())
+
+
+def _surprising(done: Array) -> bool:
+    """Return whether the past speaks against the gradient finished in the last round, of one worker."""
+    idle = np.flatnonzero(done == 0.0)
+    run = len(done) if not idle.size else len(done) - 1 - int(idle[-1])
+    n, r = _sums(done[: len(done) - run], 0.99)
+    if run == 1 and idle.size:
+        earlier = np.flatnonzero(done[:-1])
+        gap = len(done) - 1 - (int(earlier[-1]) + 1 if earlier.size else 0)
+        n_gap, r_gap = _sums(done[: len(done) - 1 - gap], 0.99)
+        if betaln(n_gap, r_gap - n_gap + 1 + gap) - betaln(n_gap, r_gap - n_gap + 1) < np.log(1e-4):
+            return True
+    return bool(r > n and betaln(n + 1 + run, r - n) - betaln(n + 1, r - n) < np.log(1e-4))
