@@ -196,7 +196,9 @@ class RoundLoop:
         self.counts.compute_s += seconds
         # One that was cut counts as what it lasted until then; see `Deadline.observe`.
         self._compute_deadline.observe(seconds)
-        return self._work.finish() if finished else self._work.cut()
+        if finished:
+            return self._work.finish()
+        return self._work.cut() or (self._work.meanwhile if self._carries_on else None)
 
     def _encoding(self) -> Encoding | None:
         """Return the weights that a gradient is coded with: the method's, or without the dead."""
