@@ -93,11 +93,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             return marker is None
         if marker is None or marker.kwargs.get("min_size", 1) > size:
             return False
+        if not (config.getoption("--goco-large") or _quick(item, size)):
+            return False
         return size > SHARING or not marker.kwargs.get("shared") or _turn(item) % SHARING == size % SHARING
 
     chosen = [item for item in items if wanted(item)]
     config.hook.pytest_deselected(items=[item for item in items if not wanted(item)])
     items[:] = chosen
+
+
+def _quick(item: pytest.Item, size: int) -> bool:
+    """Return whether a test is among the quick ones of those that are otherwise for --goco-large."""
+    marker = item.get_closest_marker("quick")
+    if marker is None:
+        return True
+    name = item.callspec.params.get("name") if hasattr(item, "callspec") else None
+    return size in marker.kwargs["sizes"] and (name is None or name in marker.kwargs["names"])
 
 
 def _turn(item: pytest.Item) -> int:

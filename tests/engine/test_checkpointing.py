@@ -85,13 +85,8 @@ QUICK = ("stale", "memory, minibatches", "push_pull", "quantize", "rates", "tabl
 """Of the methods here and below; the others with --goco-large."""
 
 
-@pytest.fixture(autouse=True)
-def three_ranks_do(request: pytest.FixtureRequest, session: Session) -> None:
-    """Leave out what other numbers of ranks would teach no more of, and what takes long."""
-    name = request.node.callspec.params.get("name") if hasattr(request.node, "callspec") else None
-    large = request.config.getoption("--goco-large")
-    if not large and (session.size not in (1, 3) or (name is not None and name not in QUICK)):
-        pytest.skip("only with --goco-large")
+# Other numbers of ranks would teach no more.
+pytestmark = pytest.mark.quick(sizes=(1, 3), names=QUICK)
 
 
 @pytest.mark.mpi(min_size=3)
