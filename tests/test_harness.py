@@ -126,7 +126,8 @@ def test_few_ranks_share_the_combinations_and_each_size_has_every_value(monkeypa
     harness = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(harness)
     monkeypatch.setattr(harness, "_under_mpi", lambda config: True)
-    config = SimpleNamespace(hook=SimpleNamespace(pytest_deselected=lambda items: None))
+    hook = SimpleNamespace(pytest_deselected=lambda items: None)
+    config = SimpleNamespace(hook=hook, getoption=lambda name: False)
     marks = [
         pytest.mark.parametrize("a", "xyz").mark,
         pytest.mark.parametrize(("b", "c"), [(0, 4), (1, 5), (2, 6)]).mark,
