@@ -135,7 +135,7 @@ def test_few_ranks_share_the_combinations_and_each_size_has_every_value(monkeypa
     every = [
         SimpleNamespace(
             callspec=SimpleNamespace(params={"a": "xyz"[a], "b": b, "c": b + 4}),
-            get_closest_marker=lambda name: pytest.mark.mpi(shared=True).mark,
+            get_closest_marker={"mpi": pytest.mark.mpi(shared=True).mark}.get,
             iter_markers=lambda name: marks,
         )
         for a in range(3)
