@@ -61,7 +61,7 @@ test-%: $(READY)  ## the MPI tests on % ranks, such as make test-4
 # The environment with the other MPI, for those tests that want both.
 GOCO_OTHER_PYTHON ?=
 test-cluster: $(READY)  ## a throw-away Slurm, PBS and LSF stand-ins, emulated nodes: what is missing is skipped, and said
-	GOCO_OTHER_PYTHON='$(GOCO_OTHER_PYTHON)' $(LIMIT) env $(PYTEST) -m cluster --goco-mpiexec='$(MPIEXEC)' tests/cluster
+	GOCO_OTHER_PYTHON='$(GOCO_OTHER_PYTHON)' $(LIMIT) env $(PYTEST) -n 2 --dist loadfile -m cluster --goco-mpiexec='$(MPIEXEC)' tests/cluster
 
 jobscripts: $(READY)  ## render jobscripts/ anew
 	$(BIN)/python jobscripts/render.py

@@ -6,6 +6,7 @@ Everything is in a temporary directory, and everything that is started is ended 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import shutil
 import signal
@@ -77,8 +78,10 @@ def install(packages: Sequence[str]) -> None:
     """Install Debian packages, where that is possible."""
     if os.geteuid() == 0 and shutil.which("apt-get"):
         environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        for words in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
-            subprocess.run(["apt-get", "-q", *words], env=environment, stdout=subprocess.DEVNULL, timeout=300)
+        with (Path(tempfile.gettempdir()) / "goco_mpi-tests-apt.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # tests of another file may be about to do the same
+            for words in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
+                subprocess.run(["apt-get", "-q", *words], env=environment, stdout=subprocess.DEVNULL, timeout=300)
 
 
 def _program(name: str) -> str | None:
