@@ -38,9 +38,9 @@ from goco_mpi.core.shares import ModelShare, Share
 from goco_mpi.core.stragglers import StragglerModel
 from goco_mpi.core.survivors import Survivors, survivors
 from goco_mpi.core.topology import Topology
-from goco_mpi.data import sources
 from goco_mpi.data.dataset import Dataset, add_intercept, encode_labels, standardize, train_test_split
 from goco_mpi.data.partition import partition
+from goco_mpi.data.readers import open_source
 from goco_mpi.errors import InputError
 from goco_mpi.schema import RunConfig
 
@@ -320,7 +320,8 @@ def load_problem(config: RunConfig) -> Problem:
     InputError
         If the data cannot be read, or do not fit the objective or the number of shards.
     """
-    dataset = sources.load(config.data, config.seed)
+    with open_source(config.data, config.seed) as source:
+        dataset = Dataset(source.features(slice(None)), source.targets(slice(None)))
     kind, n_classes = config.objective.kind, None
     if kind != objectives.LeastSquares.name:
         encoded = encode_labels(dataset.targets)

@@ -27,6 +27,9 @@ class Source(ABC):
         Whether the features come as CSR.
     dtype : numpy.dtype
         Of the features as they are returned: float64 or float32. Targets are float64.
+    whole : bool
+        Whether rank 0 of those that opened it together holds all of it in memory and the others the targets alone:
+        it must hand the features out. So it is with small sets and with formats that cannot be read in parts.
     bytes_read : int
         Of files, by this process, so far.
     """
@@ -36,6 +39,7 @@ class Source(ABC):
     n_features: int
     sparse: bool = False
     dtype: np.dtype[Any]
+    whole: bool = False
     bytes_read: int = 0
 
     @abstractmethod
@@ -47,6 +51,16 @@ class Source(ABC):
         InputError
             If they cannot be read or are not finite.
         """
+
+    def read_into(self, rows: Rows, out: NDArray[Any]) -> None:
+        """Put the dense features of some rows into ``out``, shape (n_rows, n_features): no second copy of all.
+
+        Raises
+        ------
+        InputError
+            As `features` does.
+        """
+        out[...] = self.features(rows)
 
     @abstractmethod
     def targets(self, rows: Rows) -> NDArray[np.float64]:

@@ -5,7 +5,9 @@ import pytest
 import scipy.sparse as sp
 from sklearn.datasets import dump_svmlight_file
 
-from goco_mpi.data import sources
+from goco_mpi.data.crew import Crew
+from goco_mpi.data.dataset import Dataset
+from goco_mpi.data.readers import open_source, synthetic
 from goco_mpi.errors import InputError
 from goco_mpi.schema import DataConfig
 
@@ -14,7 +16,12 @@ TARGETS = np.arange(30.0)
 
 
 def load(source, **options):
-    return sources.load(DataConfig(source=str(source), **options), seed=0)
+    with open_source(DataConfig(source=str(source), **options), seed=0) as opened:
+        return Dataset(opened.features(slice(None)), opened.targets(slice(None)))
+
+
+def draw(*arguments, **options):
+    return Dataset(*synthetic.synthetic_least_squares(*arguments, **options))
 
 
 def refusal(source, **options):
@@ -93,15 +100,15 @@ def test_a_format_given_outranks_the_suffix(tmp_path):
 
 
 def test_synthetic_data_without_noise_have_one_solution():
-    dataset = sources.synthetic_least_squares(60, 5, 6, noise=0.0, heterogeneity=0.0, seed=3)
+    dataset = draw(60, 5, 6, noise=0.0, heterogeneity=0.0, seed=3)
     _, residual, _, _ = np.linalg.lstsq(dataset.features, dataset.targets)
     assert residual[0] < 1e-20
 
 
 def test_heterogeneity_gives_every_shard_a_solution_of_its_own_at_its_distance():
     options = {"n_samples": 600, "n_features": 5, "n_shards": 6, "noise": 0.0, "seed": 3}
-    same = sources.synthetic_least_squares(**options, heterogeneity=0.0)
-    own = sources.synthetic_least_squares(**options, heterogeneity=2.0)
+    same = draw(**options, heterogeneity=0.0)
+    own = draw(**options, heterogeneity=2.0)
     np.testing.assert_array_equal(same.features, own.features)
     common = np.linalg.lstsq(same.features, same.targets)[0]
     shifts = []
@@ -116,14 +123,14 @@ def test_heterogeneity_gives_every_shard_a_solution_of_its_own_at_its_distance()
 
 def test_noise_has_its_standard_deviation():
     options = {"n_samples": 4000, "n_features": 3, "n_shards": 2, "heterogeneity": 0.0, "seed": 1}
-    clean, noisy = (sources.synthetic_least_squares(**options, noise=noise).targets for noise in (0.0, 0.5))
+    clean, noisy = (draw(**options, noise=noise).targets for noise in (0.0, 0.5))
     # The deviation of a sample's deviation is sigma / sqrt(2 n).
     assert abs(np.std(noisy - clean) - 0.5) < 5 * 0.5 / np.sqrt(8000)
 
 
 def test_synthetic_data_depend_on_the_seed_alone():
     first, again, other = (
-        sources.load(DataConfig(source="synthetic", n_samples=20, n_features=3, shards=4), seed).targets
+        open_source(DataConfig(source="synthetic", n_samples=20, n_features=3, shards=4), seed).targets(slice(None))
         for seed in (1, 1, 2)
     )
     np.testing.assert_array_equal(first, again)
@@ -275,3 +282,27 @@ def test_a_truncated_npy_is_refused(npy, size):
     features, targets = npy
     features.write_bytes(features.read_bytes()[:size])
     assert repr(str(features)) in refusal(features, targets=str(targets))
+
+
+def test_only_rank_0_of_a_crew_reads_what_is_held_whole(npy):
+    features, targets = npy
+    config = DataConfig(source=str(features), targets=str(targets))
+    told = []
+
+    def first(part):
+        told.append(part)
+        return [part, (None, None)]
+
+    root = open_source(config, 0, Crew(0, 2, first))
+    kind, facts = told
+
+    def second(part):
+        return [kind if part[0] == "" else facts, part]
+
+    features.unlink()
+    other = open_source(config, 0, Crew(1, 2, second))
+    assert other.whole and root.whole
+    assert (other.n_samples, other.n_features, other.sparse, other.dtype) == (30, 12, False, np.float64)
+    assert (root.bytes_read > 30 * 13 * 8, other.bytes_read) == (True, 0)
+    np.testing.assert_array_equal(other.targets(slice(None)), TARGETS)
+    np.testing.assert_array_equal(root.features(np.array([3, 1])), FEATURES[[3, 1]])

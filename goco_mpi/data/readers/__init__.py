@@ -1,0 +1,87 @@
+"""Readers of samples: one module a format."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from goco_mpi.data.crew import Crew
+from goco_mpi.data.readers.bundled import open_bundled
+from goco_mpi.data.readers.numpy_files import open_npy, open_npz
+from goco_mpi.data.readers.svmlight import open_svmlight
+from goco_mpi.data.readers.synthetic import open_synthetic
+from goco_mpi.data.source import Source
+from goco_mpi.errors import InputError
+from goco_mpi.schema import DataConfig
+from goco_mpi.values import BUNDLED
+
+Opener = Callable[[DataConfig, int, Crew], Source]
+
+OPENERS: dict[str, Opener] = {
+    **dict.fromkeys(BUNDLED, open_bundled),
+    "synthetic": open_synthetic,
+}
+"""What ``data.source`` may say other than a path. Those who open together call an opener together."""
+
+FILE_OPENERS: dict[str, Opener] = {
+    "svmlight": open_svmlight,
+    "npz": open_npz,
+    "npy": open_npy,
+}
+"""By ``data.format``."""
+
+SUFFIXES = {".svm": "svmlight", ".libsvm": "svmlight", ".svmlight": "svmlight", ".npz": "npz", ".npy": "npy"}
+
+
+def open_source(config: DataConfig, seed: int, crew: Crew | None = None) -> Source:
+    """Open the samples that ``config.source`` names: their shape is known, their rows are read when asked for.
+
+    Parameters
+    ----------
+    config : DataConfig
+    seed : int
+        For synthetic data.
+    crew : Crew, optional
+        Those that open it together, all of which must call this (default: this process alone).
+
+    Raises
+    ------
+    InputError
+        If the source is unknown or cannot be read; to all, where one of them had to refuse it.
+
+    Examples
+    --------
+    >>> with open_source(DataConfig(source="synthetic", n_samples=100, n_features=3), seed=0) as source:
+    ...     source.n_samples, source.features(slice(0, 10)).shape
+    (100, (10, 3))
+    """
+    crew = Crew() if crew is None else crew
+    opener = OPENERS.get(config.source)
+    if opener is None:
+        # Rank 0 looks for all: a thousand looks are much to a file system.
+        opener = FILE_OPENERS[crew.together(lambda: format_of(config) if crew.rank == 0 else "")[0]]
+    return opener(config, seed, crew)
+
+
+def format_of(config: DataConfig) -> str:
+    """Return which of `FILE_OPENERS` reads the file that ``config.source`` names.
+
+    Raises
+    ------
+    InputError
+        If there is no such file, or neither its suffix nor ``config.format`` says what it is.
+    """
+    if not os.path.isfile(config.source):  # noqa: PTH113 - a name too long for a file is no file, not an error
+        raise InputError(
+            f"data.source must be one of {', '.join(OPENERS)}, or a file. "
+            f"There is no file {config.source!r} seen from {Path.cwd()}."
+        )
+    kind = SUFFIXES.get(Path(config.source).suffix) if config.format == "auto" else config.format
+    if kind is None:
+        *others, last = FILE_OPENERS
+        raise InputError(
+            f"data.format must be given for {config.source!r}, whose suffix says nothing. "
+            f"Use {', '.join(others)} or {last}."
+        )
+    return kind

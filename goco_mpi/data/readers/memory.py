@@ -1,0 +1,118 @@
+"""Samples that are whole in memory: small sets, and formats that cannot be read in parts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from goco_mpi.data.crew import Crew
+from goco_mpi.data.dataset import Dataset, check_usable
+from goco_mpi.data.source import Rows, Source
+from goco_mpi.errors import InputError
+
+
+class InMemory(Source):
+    """Samples of which this process holds all.
+
+    Parameters
+    ----------
+    name : str
+    features : ndarray or csr_array, shape (n_samples, n_features)
+    targets : ndarray of float64, shape (n_samples,)
+    columns : mapping of str to ndarray of shape (n_samples,), optional
+        By what else the samples may be told apart, such as the site that each is from.
+    bytes_read : int, optional
+
+    Raises
+    ------
+    InputError
+        If there are no samples or features, lengths differ, or a value is not finite.
+
+    Examples
+    --------
+    >>> InMemory("mine", np.eye(3), np.arange(3.0)).features(slice(1, 3))
+    array([[0., 1., 0.],
+           [0., 0., 1.]])
+    """
+
+    whole = True
+
+    def __init__(
+        self,
+        name: str,
+        features: Any,
+        targets: NDArray[np.float64],
+        columns: Mapping[str, NDArray[Any]] | None = None,
+        bytes_read: int = 0,
+    ) -> None:
+        check_usable(Dataset(features, targets), name)
+        self.name = name
+        self.n_samples, self.n_features = map(int, features.shape)
+        self.sparse = not isinstance(features, np.ndarray)
+        self.dtype = features.dtype
+        self.bytes_read = bytes_read
+        self._features, self._targets, self._columns = features, targets, columns
+
+    def features(self, rows: Rows) -> Any:
+        """See `Source`."""
+        return self._features[rows].copy()
+
+    def targets(self, rows: Rows) -> NDArray[np.float64]:
+        """See `Source`."""
+        return self._targets[rows].copy()
+
+    def column(self, name: str) -> NDArray[Any]:
+        """See `Source`."""
+        if self._columns is None:
+            return super().column(name)
+        if name not in self._columns:
+            raise InputError(
+                f"data.partition_column = {name!r}: {self.name!r} has no such column. "
+                f"It has {', '.join(self._columns)}."
+            )
+        return self._columns[name].copy()
+
+
+class HeldByRankZero(Source):
+    """Samples that are in the memory of rank 0; here are their shape and targets."""
+
+    whole = True
+
+    def __init__(
+        self, name: str, shape: tuple[int, int], sparse: bool, dtype: np.dtype[Any], targets: NDArray[np.float64]
+    ) -> None:
+        self.name = name
+        self.n_samples, self.n_features = shape
+        self.sparse, self.dtype, self._targets = sparse, dtype, targets
+
+    def features(self, rows: Rows) -> Any:
+        """See `Source`."""
+        raise RuntimeError(f"the features of {self.name!r} are with rank 0, which hands them out")
+
+    def targets(self, rows: Rows) -> NDArray[np.float64]:
+        """See `Source`."""
+        return self._targets[rows].copy()
+
+
+def held_by_rank_zero(crew: Crew, read: Callable[[], InMemory]) -> Source:
+    """Let rank 0 alone read: it spares the file system the others, and them the library that reads.
+
+    Raises
+    ------
+    InputError
+        That of rank 0, to all.
+    """
+    here: InMemory | None = None
+
+    def told() -> Any:
+        nonlocal here
+        if crew.rank != 0:
+            return None
+        here = read()
+        return here.name, (here.n_samples, here.n_features), here.sparse, here.dtype, here.targets(slice(None))
+
+    facts = crew.together(told)[0]
+    return HeldByRankZero(*facts) if here is None else here
