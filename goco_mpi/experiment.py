@@ -333,6 +333,11 @@ def load_problem(config: RunConfig) -> Problem:
                     f"{dataset.n_samples} samples. Use 'least_squares'."
                 )
             dataset = Dataset(dataset.features, 2.0 * classes - 1.0 if kind == "logistic" else classes)
+    if config.data.partition == "by_column":
+        raise InputError(
+            f"data.partition_column = {config.data.partition_column!r}: {config.data.source!r} has no named columns. "
+            "Use another partition."
+        )
     train, test = train_test_split(dataset, config.data.test_fraction, config.seed)
     if config.data.standardize:
         train, test = standardize(train, test)
@@ -342,7 +347,9 @@ def load_problem(config: RunConfig) -> Problem:
         objective=objectives.build(kind, train.n_features, config.objective.l2, n_classes),
         train=train,
         test=test,
-        shards=partition(config.data.partition, train.targets, config.data.shards, config.seed),
+        shards=partition(
+            config.data.partition, train.targets, config.data.shards, config.seed, alpha=config.data.alpha
+        ),
     )
 
 

@@ -32,7 +32,12 @@ class DataConfig(Section, frozen=True):
     targets: str | None = None
     """For .npy features: the .npy file with the targets."""
     partition: str = "iid"
-    """iid | by_label (sorted by target) | in_order (as the file has them)."""
+    """iid | by_label (sorted by target) | in_order (as the file has them) | dirichlet (the samples of each label in
+    shares drawn from a Dirichlet distribution) | by_column (groups of samples, such as sites or users, stay whole)."""
+    alpha: float = 0.5
+    """dirichlet: concentration; the smaller, the fewer shards have most of a label."""
+    partition_column: str | None = None
+    """by_column: the column that names each sample's group."""
     shards: int = 16
     batch_size: int | None = None
     """Rows of each shard that a gradient is taken of, drawn anew for every gradient (default: all)."""

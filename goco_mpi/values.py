@@ -27,7 +27,7 @@ from goco_mpi.schema import (
 )
 
 BUNDLED = ("digits", "breast_cancer", "diabetes")
-PARTITIONS = ("iid", "by_label", "in_order")
+PARTITIONS = ("iid", "by_label", "in_order", "dirichlet", "by_column")
 FORMATS = ("auto", "svmlight", "npz", "npy")
 STEPS = ("constant", "decreasing", "auto")
 PRECONDITIONERS = ("none", "local")
@@ -41,6 +41,12 @@ def check_values(config: RunConfig) -> None:
     check_range("seed", config.seed, 0, 2**63 - 1)
     check_range("rounds", config.rounds, 1, 2**31 - 1)
     check_one_of("data.partition", data.partition, PARTITIONS)
+    _check_positive("data.alpha", data.alpha)
+    if (data.partition_column is None) == (data.partition == "by_column"):
+        raise InputError(
+            "data.partition_column goes with data.partition = 'by_column', and names the column along which to cut. "
+            f"Got data.partition = '{data.partition}' and data.partition_column = {data.partition_column!r}."
+        )
     check_one_of("data.format", data.format, FORMATS)
     check_range("data.shards", data.shards, 1, 2**31)
     if data.batch_size is not None:

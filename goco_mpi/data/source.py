@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -13,6 +14,39 @@ from goco_mpi.errors import InputError
 
 Rows = slice | NDArray[np.intp]
 """Row numbers, or a slice of step 1."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """How the samples of a source are split and cut already, so that nobody has to.
+
+    Attributes
+    ----------
+    shards : tuple of slice
+        Training rows of each shard, one after the other from row 0: none is empty.
+    test : slice
+        The rows behind them, which may be none.
+    """
+
+    shards: tuple[slice, ...]
+    test: slice
+
+
+@dataclass(frozen=True, eq=False)
+class Scaling:
+    """What standardising subtracts from the features and divides them by, known of all training rows beforehand.
+
+    Attributes
+    ----------
+    shift : ndarray of shape (n_features,)
+        Their means; of CSR features 0.
+    scale : ndarray of shape (n_features,)
+        Their standard deviations, 1 where a column is constant; of CSR features their root mean squares, 1 where
+        a column is empty.
+    """
+
+    shift: NDArray[np.float64]
+    scale: NDArray[np.float64]
 
 
 class Source(ABC):
@@ -32,6 +66,13 @@ class Source(ABC):
         it must hand the features out. So it is with small sets and with formats that cannot be read in parts.
     bytes_read : int
         Of files, by this process, so far.
+    cut : Cut or None
+        Where the source says what is test and training and which rows make a shard, as a shard store does: then
+        ``data.partition`` and ``data.test_fraction`` have no say any more. None: they do.
+    scaling : Scaling or None
+        Where it is known without reading the features.
+    labels : ndarray or None
+        All different targets in ascending order, where they are known without reading them.
     """
 
     name: str
@@ -41,6 +82,9 @@ class Source(ABC):
     dtype: np.dtype[Any]
     whole: bool = False
     bytes_read: int = 0
+    cut: Cut | None = None
+    scaling: Scaling | None = None
+    labels: NDArray[np.float64] | None = None
 
     @abstractmethod
     def features(self, rows: Rows) -> Any:
