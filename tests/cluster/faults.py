@@ -37,6 +37,11 @@ METHODS = {
     "goco": ["method.kind=goco"],
     "allreduce": ["method.kind=allreduce"],
 }
+TOLERANCES = {"push_pull": 1e-6, "goco": 1e-4, "allreduce": 1e-6}
+"""How far above the gap of the run without a fault one with a fault may end, of 1 at the start.
+
+Exact methods are on their way to 0 in both; goco ends in the bias of its constant step, which ages of gradients move.
+"""
 
 
 @dataclass(frozen=True)
@@ -158,7 +163,7 @@ def table(found: dict[str, dict[str, list[Found]]], methods: Sequence[str]) -> s
 
 
 def main() -> int:
-    """Run the command line; the exit code is 1 if a run failed or does not replay."""
+    """Run the command line; the exit code is 1 if a run failed, ends above its tolerance or does not replay."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--mpiexec", required=True, metavar="COMMAND", help="launcher, with its arguments")
     parser.add_argument("--out", type=Path, required=True, help="a new directory for the runs")
@@ -183,7 +188,15 @@ def main() -> int:
     print(table(found, options.methods))
     worst = max(run.replayed for runs in found.values() for same in runs.values() for run in same)
     print(f"All runs replay to {worst:.0e}.")
-    return 0 if worst <= 1e-12 else 1
+    above = [
+        f"{method}, {fault}: {run.gap - free.gap:.1e}"
+        for method, faults in found.items()
+        for fault, runs in faults.items()
+        for run, free in zip(runs, faults[NONE], strict=True)
+        if run.gap - free.gap > TOLERANCES[method]
+    ]
+    print("Above the gap of the run without a fault by more than its tolerance:", *above or ["none"], sep="\n  ")
+    return 0 if worst <= 1e-12 and not above else 1
 
 
 if __name__ == "__main__":

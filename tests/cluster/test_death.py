@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -139,9 +140,14 @@ def assert_optimal(ended: Ended, gap: float = 1e-8) -> None:
     assert abs(result["loss"] - result["loss_optimum"]) <= gap
 
 
-def test_three_of_sixteen_killed_one_after_the_other_change_nothing_in_the_result(goco: Goco) -> None:
+def test_three_of_sixteen_killed_one_after_the_other_change_nothing_in_the_result(goco: Goco, tmp_path: Path) -> None:
     ended = goco(16, {3: ["round", 30], 0: ["round", 60], 11: ["round", 90]}, "rounds=900")
     assert_optimal(ended)
+    shutil.move(ended.path, tmp_path / "with_deaths")
+    ended = replace(ended, path=tmp_path / "with_deaths")
+    undisturbed = goco(16, {}, "rounds=900")
+    assert undisturbed.dead == []
+    assert abs(ended.result["loss"] - undisturbed.result["loss"]) <= 1e-8
     assert ended.dead == [0, 3, 11]
     assert ended.result["stopped_by"] == "rounds"
     rows = (ended.path / "ranks.csv").read_text().splitlines()

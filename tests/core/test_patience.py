@@ -9,7 +9,7 @@ import pytest
 
 from goco_mpi.core.pace import rounds
 from goco_mpi.core.pace.deadline import Deadline
-from goco_mpi.core.pace.patience import NETWORK_WEIGHT, Patience
+from goco_mpi.core.pace.patience import NETWORK_WEIGHT, SKEW_S, Patience
 from goco_mpi.core.pace.rounds import BEHIND, Look
 from goco_mpi.core.pace.suspicion import Suspicion
 
@@ -24,10 +24,10 @@ def hear(edge, round_, busy_s=1.0):
 
 
 def test_a_wait_that_a_neighbours_longer_work_explains_is_not_the_networks():
-    edge, deadline = neighbour(), Deadline("auto", 0.1, first_s=9.0)
+    edge, deadline = neighbour(), Deadline("auto", 0.1, first_s=1.75)
     patience = Patience([edge], deadline, now=10.0)
     assert patience.offer(12.0) == 2.0
-    assert patience.begin(0, 12.0) == 21.0
+    assert patience.begin(0, 12.0) == 13.75
     assert patience.awaits()
     hear(edge, 0, busy_s=3.0)
     assert not patience.awaits()
@@ -58,6 +58,13 @@ def test_only_the_trusted_are_waited_for_and_learned_from():
     assert (patience.missed, patience.suspected) == (2, 1)
     seen = [2.0 + NETWORK_WEIGHT * 1.0, 2.0 + NETWORK_WEIGHT * 0.5]
     assert deadline.seconds == pytest.approx(0.1 * sum(seen) / 2)
+
+
+@pytest.mark.parametrize(("busy_s", "wait_s"), [(9.0, 1.0), (0.5, 0.5), (0.001, SKEW_S)])
+def test_the_first_wait_is_as_long_as_the_work_before_it(busy_s, wait_s):
+    patience = Patience([neighbour()], Deadline("auto", 0.1, first_s=1.0), now=0.0)
+    patience.offer(busy_s)
+    assert patience.begin(0, busy_s) == busy_s + wait_s
 
 
 def test_a_fixed_deadline_learns_nothing():

@@ -45,6 +45,11 @@ class Deadline:
         self._seen: deque[float] = deque(maxlen=window)
         self.seconds = first_s if self.learns else float(setting)
 
+    @property
+    def guesses(self) -> bool:
+        """Whether it is to be learned, and nothing has been seen yet."""
+        return self.learns and not self._seen
+
     def observe(self, seconds: float) -> None:
         """Take in one duration.
 

@@ -17,6 +17,8 @@ With ``deadline.gossip_factor = 0.1`` the deadline is a tenth of the work of a r
 times what the network usually takes: short where messages are quick, and never below what they
 need. A wait that a neighbour's longer work explains is not the network's, or the deadline would
 learn to wait for a slow neighbour."""
+SKEW_S = 0.02
+"""What ranks may be apart when they begin."""
 
 
 class Edge(Protocol):
@@ -82,7 +84,11 @@ class Patience:
         self._round, self._began = round_, now
         self._trusted = [edge.receive for edge in self._edges if not edge.suspicion.suspect]
         self._awaited = self._trusted
-        return now + self._deadline.seconds
+        wait_s = self._deadline.seconds
+        if self._deadline.guesses:
+            # Whoever takes more than twice as long is slow: waiting for it at once would cost rounds.
+            wait_s = min(wait_s, max(self._busy_s, SKEW_S))
+        return now + wait_s
 
     def awaits(self) -> bool:
         """Tell whether a trusted neighbour has not delivered this round yet."""
