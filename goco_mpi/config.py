@@ -20,7 +20,7 @@ import msgspec
 from goco_mpi.errors import InputError
 from goco_mpi.pairings import resolve
 from goco_mpi.schema import RunConfig, Section
-from goco_mpi.values import BUNDLED, check_values
+from goco_mpi.values import NO_PATHS, check_values
 
 
 def read_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -131,7 +131,7 @@ def resolve_paths(raw: dict[str, Any], base: Path) -> None:
     for section, key in (("data", "source"), ("data", "targets"), ("cost", "trace")):
         table = raw.get(section)
         value = table.get(key) if isinstance(table, dict) else None
-        if key == "source" and value in (*BUNDLED, "synthetic"):
+        if key == "source" and value in NO_PATHS:
             continue
         # os.path: a name too long for a file is no file rather than an error.
         if isinstance(value, str) and not os.path.exists(value) and os.path.exists(base / value):  # noqa: PTH110

@@ -26,7 +26,8 @@ class DataConfig(Section, frozen=True):
     """Where the samples come from and how they are cut into shards."""
 
     source: str = "digits"
-    """digits | breast_cancer | diabetes | synthetic | a path."""
+    """digits | breast_cancer | diabetes | synthetic (in one piece) | synthetic_regression | synthetic_classification
+    | synthetic_sparse (of any size, made shard by shard) | a path."""
     format: str = "auto"
     """auto (by suffix) | svmlight | npz | npy."""
     targets: str | None = None
@@ -51,6 +52,12 @@ class DataConfig(Section, frozen=True):
     """Synthetic only: rows."""
     n_features: int = 50
     """Synthetic only: columns."""
+    n_classes: int = 2
+    """synthetic_classification, synthetic_sparse: labels 0, 1, ..."""
+    density: float = 0.1
+    """synthetic_sparse: part of a row's features that are 1 and not 0, in (0, 1]."""
+    condition_number: float = 1.0
+    """synthetic_regression, synthetic_classification: of the features' covariance."""
     noise: float = 0.5
     """Synthetic only: standard deviation of the label noise."""
     heterogeneity: float = 0.0

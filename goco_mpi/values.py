@@ -27,6 +27,9 @@ from goco_mpi.schema import (
 )
 
 BUNDLED = ("digits", "breast_cancer", "diabetes")
+GENERATED = ("synthetic_regression", "synthetic_classification", "synthetic_sparse")
+NO_PATHS = (*BUNDLED, "synthetic", *GENERATED)
+"""What ``data.source`` may be other than a path."""
 PARTITIONS = ("iid", "by_label", "in_order", "dirichlet", "by_column")
 FORMATS = ("auto", "svmlight", "npz", "npy")
 STEPS = ("constant", "decreasing", "auto")
@@ -53,6 +56,10 @@ def check_values(config: RunConfig) -> None:
         check_range("data.batch_size", data.batch_size, 1, 2**31)
     check_range("data.n_samples", data.n_samples, 1, 2**40)
     check_range("data.n_features", data.n_features, 1, 2**31)
+    check_range("data.n_classes", data.n_classes, 2, 2**16)
+    if not 0.0 < data.density <= 1.0:
+        raise InputError(f"data.density must be above 0 and at most 1. Got {data.density:g}.")
+    check_range("data.condition_number", data.condition_number, 1.0, 1e16)
     _check_not_negative("data.noise", data.noise)
     _check_not_negative("data.heterogeneity", data.heterogeneity)
     if not 0.0 <= data.test_fraction < 1.0:

@@ -91,6 +91,10 @@ WRONG = [
     ("data.shards", 0, "must be between 1 and", "Got 0"),
     ("data.n_samples", 0, "must be between 1 and", "Got 0"),
     ("data.n_features", -5, "must be between 1 and", "Got -5"),
+    ("data.n_classes", 1, "must be between 2 and", "Got 1"),
+    ("data.density", 0.0, "must be above 0 and at most 1", "Got 0"),
+    ("data.density", NAN, "must be above 0 and at most 1", "Got nan"),
+    ("data.condition_number", 0.5, "must be between 1 and", "Got 0.5"),
     ("data.noise", -1.0, "must be a finite number of at least 0", "Got -1"),
     ("data.noise", NAN, "must be a finite number of at least 0", "Got nan"),
     ("data.heterogeneity", INF, "must be a finite number of at least 0", "Got inf"),
@@ -320,7 +324,7 @@ def test_a_data_path_is_looked_up_beside_the_experiment_file(tmp_path, monkeypat
     assert read_config(path).data.source == "sub/data.npy"
 
 
-@pytest.mark.parametrize("name", [*cfg.BUNDLED, "synthetic"])
+@pytest.mark.parametrize("name", cfg.NO_PATHS)
 def test_a_file_named_like_a_bundled_set_does_not_shadow_it(tmp_path, monkeypatch, name):
     home = tmp_path / "home"
     (home / name).mkdir(parents=True)

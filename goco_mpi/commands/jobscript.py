@@ -75,9 +75,12 @@ def _doubling(nodes: int) -> list[int]:
 
 def _grown(config: RunConfig, n_ranks: int) -> tuple[str, ...]:
     """Return the settings by which an experiment for one rank grows with the ranks."""
-    if config.data.source != "synthetic":
+    from goco_mpi.values import GENERATED
+
+    if config.data.source not in ("synthetic", *GENERATED):
         raise InputError(
-            f"--scaling weak needs data that can grow: data.source = 'synthetic'. Got {config.data.source!r}."
+            f"--scaling weak needs data that can grow, such as data.source = 'synthetic_regression'. "
+            f"Got {config.data.source!r}."
         )
     return (f"data.n_samples={config.data.n_samples * n_ranks}", f"data.shards={config.data.shards * n_ranks}")
 

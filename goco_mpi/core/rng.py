@@ -28,6 +28,7 @@ class Purpose(IntEnum):
     COMPRESSION = 20
     BATCH = 21
     COMPUTE_TIME = 30
+    GENERATED = 40
 
 
 def stream(seed: int, purpose: Purpose, worker: int = 0, round_: int = 0) -> np.random.Generator:

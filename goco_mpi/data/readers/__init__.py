@@ -8,19 +8,21 @@ from pathlib import Path
 
 from goco_mpi.data.crew import Crew
 from goco_mpi.data.readers.bundled import open_bundled
+from goco_mpi.data.readers.generators import open_generated
 from goco_mpi.data.readers.numpy_files import open_npy, open_npz
 from goco_mpi.data.readers.svmlight import open_svmlight
 from goco_mpi.data.readers.synthetic import open_synthetic
 from goco_mpi.data.source import Source
 from goco_mpi.errors import InputError
 from goco_mpi.schema import DataConfig
-from goco_mpi.values import BUNDLED
+from goco_mpi.values import BUNDLED, GENERATED
 
 Opener = Callable[[DataConfig, int, Crew], Source]
 
 OPENERS: dict[str, Opener] = {
     **dict.fromkeys(BUNDLED, open_bundled),
     "synthetic": open_synthetic,
+    **dict.fromkeys(GENERATED, open_generated),
 }
 """What ``data.source`` may say other than a path. Those who open together call an opener together."""
 
