@@ -9,10 +9,9 @@ import functools
 import zlib
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from goco_mpi.core import codes, encoding, gossip, mixing, objectives, optimum, placement, schedules, topology
@@ -44,6 +43,9 @@ from goco_mpi.data.readers import open_source
 from goco_mpi.errors import InputError
 from goco_mpi.schema import RunConfig
 
+if TYPE_CHECKING:
+    import scipy.sparse as sp
+
 Array = NDArray[np.float64]
 
 
@@ -56,7 +58,6 @@ class Layout:
     config : RunConfig
     n_workers : int
     topology : Topology
-    mixing_matrix : csr_array of shape (n_workers, n_workers)
     placement : Placement
     encoding_weights : ndarray of shape (n_workers, n_shards)
     stragglers : StragglerModel
@@ -70,7 +71,6 @@ class Layout:
     config: RunConfig
     n_workers: int
     topology: Topology
-    mixing_matrix: sp.csr_array
     placement: Placement
     encoding_weights: Array
     stragglers: StragglerModel
@@ -113,9 +113,14 @@ class Layout:
             return None
         return self.encoding_weights * (self.n_workers / self.placement.n_shards)
 
+    @functools.cached_property
+    def mixing_matrix(self) -> sp.csr_array:
+        """The whole mixing matrix, shape (n_workers, n_workers), which no rank needs."""
+        return mixing.build(self.config.topology.mixing_matrix, self.topology)
+
     def mixing(self, worker: int) -> Mixing:
         """Return a worker's weights of its neighbours, under the rule of the config."""
-        weights = mixing.neighbor_weights(self.mixing_matrix, self.topology, worker)
+        weights = mixing.weights_of(self.config.topology.mixing_matrix, self.topology, worker)
         return Mixing(weights, gossip.age_limit(str(self.config.method.mixing), self.config.method.max_age))
 
     def decoded(self, worker: int, share: Share) -> Share:
@@ -175,16 +180,14 @@ def lay_out(config: RunConfig, n_workers: int) -> Layout:
     elif late == "memory" or METHODS[config.method.kind].remembers:
         # Whoever goes on using its last gradient loses none: only what a dead worker holds is to be made up for.
         completion_rates = (completion_rates > 0.0).astype(np.float64)
-    matrix = mixing.build(config.topology.mixing_matrix, graph)
     return Layout(
         config=config,
         n_workers=n_workers,
         topology=graph,
-        mixing_matrix=matrix,
         placement=holders,
         encoding_weights=code.encoding if code else encoding.build(config.method.weights, holders, completion_rates),
         stragglers=stragglers,
-        method=_method(config, graph, matrix),
+        method=_method(config, graph),
         completion_rates=completion_rates,
         code=code,
     )
@@ -202,7 +205,7 @@ def _abandons(config: RunConfig, code: Code | None, n_workers: int) -> bool:
     return slow.work_s * slow.factor > float(deadline.compute_s)
 
 
-def _method(config: RunConfig, graph: Topology, matrix: sp.csr_array) -> Method[Any]:
+def _method(config: RunConfig, graph: Topology) -> Method[Any]:
     section = config.method
     method, solver, local = METHODS[section.kind], section.solver, section.preconditioner == "local"
     if isinstance(method, Central):
@@ -213,8 +216,9 @@ def _method(config: RunConfig, graph: Topology, matrix: sp.csr_array) -> Method[
         return TABLE_NEWTON_ROOK
     compressed = compression(config)
     if compressed is not None:
-        method = CompressedGossip(compressed, mixing.laplacian_norm(matrix))
+        method = CompressedGossip(compressed, mixing.laplacian_norm(mixing.build(config.topology.mixing_matrix, graph)))
     elif section.gossip_rounds > 1:
+        matrix = mixing.build(config.topology.mixing_matrix, graph)
         method = Chebyshev(section.gossip_rounds, 1.0 - mixing.spectral_gap(matrix))
     elif section.momentum:
         method = QuasiGlobalMomentum(section.momentum)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import NDArray
 
 from goco_mpi.core.topology import Topology
 from goco_mpi.errors import check_one_of
+
+if TYPE_CHECKING:  # a rank computes its own weights alone, and without
+    import scipy.sparse as sp
 
 KINDS = ("metropolis", "lazy_metropolis")
 
@@ -31,6 +35,8 @@ def metropolis(topology: Topology) -> sp.csr_array:
     >>> metropolis(ring(4)).toarray()[0].round(3).tolist()
     [0.333, 0.333, 0.0, 0.333]
     """
+    import scipy.sparse as sp
+
     n = topology.n_workers
     edges = np.array(topology.edges, dtype=np.int64).reshape(-1, 2)
     a, b = edges[:, 0], edges[:, 1]
@@ -42,6 +48,8 @@ def metropolis(topology: Topology) -> sp.csr_array:
 
 def lazy(matrix: sp.csr_array) -> sp.csr_array:
     """Return (I + W) / 2, whose eigenvalues are all non-negative."""
+    import scipy.sparse as sp
+
     return sp.csr_array((sp.eye_array(matrix.shape[0]) + matrix) / 2.0)
 
 
@@ -62,6 +70,20 @@ def neighbor_weights(matrix: sp.csr_array, topology: Topology, worker: int) -> N
     """Return w_ij for the neighbours j of ``worker`` in sorted order, shape (degree,)."""
     row = matrix[[worker], :].toarray()[0]
     return np.asarray(row[list(topology.neighbors(worker))], dtype=np.float64)
+
+
+def weights_of(kind: str, topology: Topology, worker: int) -> NDArray[np.float64]:
+    """Return `neighbor_weights` of the matrix named ``kind``, of which no more is made.
+
+    Examples
+    --------
+    >>> from goco_mpi.core.topology import ring
+    >>> weights_of("lazy_metropolis", ring(4), 0)
+    array([0.16666667, 0.16666667])
+    """
+    degrees = topology.degrees
+    weights: NDArray[np.float64] = 1.0 / (1.0 + np.maximum(degrees[worker], degrees[list(topology.neighbors(worker))]))
+    return weights / 2.0 if kind == "lazy_metropolis" else weights
 
 
 def spectral_gap(matrix: sp.csr_array) -> float:

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import NDArray
 
+from goco_mpi.core.objectives import is_sparse
 from goco_mpi.core.rng import Purpose, stream
 from goco_mpi.errors import InputError
 
@@ -58,11 +58,11 @@ def check_usable(dataset: Dataset, name: str) -> None:
             f"data.source {name!r} must have one target a row. Got features of shape "
             f"{dataset.features.shape} and targets of shape {dataset.targets.shape}."
         )
-    values = dataset.features.data if sp.issparse(dataset.features) else dataset.features
+    values = dataset.features.data if is_sparse(dataset.features) else dataset.features
     for what, array in (("feature", values), ("target", dataset.targets)):
         bad = np.argwhere(~np.isfinite(array))
         if bad.size:
-            dense = what == "target" or not sp.issparse(dataset.features)
+            dense = what == "target" or not is_sparse(dataset.features)
             where = f" (first in row {bad[0][0]}, counted from 0)" if dense else ""
             raise InputError(
                 f"data.source {name!r} must hold finite numbers. {len(bad)} {what} values are NaN or "
@@ -93,7 +93,9 @@ def standardize(train: Dataset, test: Dataset) -> tuple[Dataset, Dataset]:
     A constant column is only centred. CSR features are scaled by their root mean square and
     not centred, which would fill them.
     """
-    if sp.issparse(train.features):
+    if is_sparse(train.features):
+        import scipy.sparse as sp
+
         scale = np.sqrt(np.asarray(train.features.power(2).mean(axis=0)).ravel())
         inverse = sp.diags_array(1.0 / np.where(scale > 0.0, scale, 1.0))
         return (
@@ -113,7 +115,9 @@ def standardize(train: Dataset, test: Dataset) -> tuple[Dataset, Dataset]:
 def add_intercept(dataset: Dataset) -> Dataset:
     """Append a column of ones."""
     ones = np.ones((dataset.n_samples, 1))
-    if sp.issparse(dataset.features):
+    if is_sparse(dataset.features):
+        import scipy.sparse as sp
+
         return Dataset(sp.csr_array(sp.hstack([dataset.features, sp.csr_array(ones)])), dataset.targets)
     return Dataset(np.hstack([dataset.features, ones]), dataset.targets)
 

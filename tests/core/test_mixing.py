@@ -152,6 +152,15 @@ def test_neighbor_weights_follow_the_sorted_neighbors():
     assert mixing.neighbor_weights(matrix, graph, 3).tolist() == [0.25, 0.25, 0.25]
 
 
+@pytest.mark.parametrize("kind", mixing.KINDS)
+def test_a_worker_s_own_weights_are_those_of_the_matrix_to_the_last_bit(kind):
+    for graph in (topology.from_edges(6, [(3, 0), (3, 4), (3, 1), (1, 2), (4, 5)]), topology.ring(3), topology.ring(1)):
+        matrix = mixing.build(kind, graph)
+        for worker in range(graph.n_workers):
+            found = mixing.weights_of(kind, graph, worker)
+            np.testing.assert_array_equal(found, mixing.neighbor_weights(matrix, graph, worker))
+
+
 def test_a_lone_worker_keeps_all_and_has_no_neighbor_weights():
     graph = topology.ring(1)
     matrix = mixing.metropolis(graph)

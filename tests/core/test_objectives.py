@@ -1,13 +1,17 @@
+import dataclasses
+import pickle
+import tracemalloc
 import warnings
 
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import scipy.special
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from goco_mpi.core import objectives
-from goco_mpi.core.objectives import WeightedRows
+from goco_mpi.core.objectives import WeightedRows, logistic
 from goco_mpi.errors import InputError
 
 KINDS = st.sampled_from(objectives.KINDS)
@@ -75,11 +79,11 @@ def test_losses_are_those_of_the_textbook():
 
 @pytest.mark.parametrize("kind", objectives.KINDS)
 @pytest.mark.parametrize("sparse", [False, True])
-def test_results_do_not_depend_on_the_block_size(kind, sparse, monkeypatch):
+def test_results_do_not_depend_on_the_block_size(kind, sparse):
     objective, rows, params, direction = make(kind, 1, n_rows=50, sparse=sparse)
 
     def results():
-        assert [i for block in rows.blocks() for i in range(50)[block]] == list(range(50))
+        assert [i for block in rows.blocks(objective.block_bytes) for i in range(50)[block]] == list(range(50))
         steps = sum(1 for _ in objective.gradient_blocks(params, rows, np.empty(objective.n_params)))
         return steps, [
             objective.loss(params, rows),
@@ -91,7 +95,7 @@ def test_results_do_not_depend_on_the_block_size(kind, sparse, monkeypatch):
     assert n_blocks == 1
     seen = set()
     for nbytes in (1, 100, 400):
-        monkeypatch.setattr(objectives, "BLOCK_BYTES", nbytes)
+        objective.block_bytes = nbytes
         n_blocks, parts = results()
         seen.add(n_blocks)
         for one, other in zip(whole, parts, strict=True):
@@ -160,9 +164,9 @@ def test_smoothness_of_wide_data_comes_from_products_alone_and_agrees_with_the_s
 
 
 @pytest.mark.parametrize("kind", objectives.KINDS)
-def test_a_gradient_may_be_abandoned_and_taken_up_again(kind, monkeypatch):
-    monkeypatch.setattr(objectives, "BLOCK_BYTES", 1)
+def test_a_gradient_may_be_abandoned_and_taken_up_again(kind):
     objective, rows, params, _ = make(kind, 2)
+    objective.block_bytes = 1
     before = params.copy(), rows.weights.copy(), rows.targets.copy(), rows.features.copy()
     expected = objective.gradient(params, rows)
     out = np.full(objective.n_params, np.nan)
@@ -219,6 +223,101 @@ def test_enormous_parameters_neither_overflow_nor_warn(kind):
         warnings.simplefilter("error")
         assert np.isfinite(objective.loss(1e90 * params, rows))
         assert np.isfinite(objective.gradient(1e90 * params, rows)).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(KINDS, SEEDS, st.booleans(), st.sampled_from([1, 100, 1 << 20]))
+def test_loss_and_gradient_of_one_pass_are_those_of_two(kind, seed, sparse, block_bytes):
+    objective, rows, params, _ = make(kind, seed, sparse=sparse)
+    objective.block_bytes = block_bytes
+    out = np.full(objective.n_params, np.nan)
+    assert objective.loss_and_gradient(params, rows, out) == pytest.approx(objective.loss(params, rows), rel=1e-13)
+    np.testing.assert_allclose(out, objective.gradient(params, rows), rtol=1e-13, atol=1e-15)
+
+
+@given(st.lists(st.floats(allow_nan=False, allow_infinity=False), min_size=1))
+def test_the_logistic_function_agrees_with_scipy_s_to_its_last_digits(values):
+    outputs = np.array(values)
+    # 1 / exp(700) and less may be anything as small.
+    np.testing.assert_allclose(logistic.expit(outputs), scipy.special.expit(outputs), rtol=1e-15, atol=1e-300)
+
+
+def reference(kind, params, rows):
+    """Row losses and residuals, from scipy's functions."""
+    outputs = rows.features @ params.reshape(rows.features.shape[1], -1)
+    if kind == "softmax":
+        one_hot = rows.targets[:, None] == np.arange(outputs.shape[1])
+        losses = scipy.special.logsumexp(outputs, axis=1) - outputs[one_hot]
+        return losses, scipy.special.softmax(outputs, axis=1) - one_hot
+    outputs = outputs[:, 0]
+    if kind == "logistic":
+        margins = rows.targets * outputs
+        return np.logaddexp(0.0, -margins), -rows.targets * scipy.special.expit(-margins)
+    return 0.5 * (outputs - rows.targets) ** 2, outputs - rows.targets
+
+
+@settings(max_examples=60, deadline=None)
+@given(KINDS, SEEDS, st.booleans(), st.sampled_from([1e-3, 1.0, 30.0, 1e3]))
+def test_losses_and_gradients_are_those_of_scipy_s_functions(kind, seed, sparse, scale):
+    objective, rows, params, _ = make(kind, seed, sparse=sparse)
+    params = scale * params
+    losses, residuals = reference(kind, params, rows)
+    regulariser = objective.l2 * rows.l2_weight
+    expected = rows.weights @ losses + 0.5 * regulariser * params @ params
+    assert objective.loss(params, rows) == pytest.approx(expected, rel=1e-12)
+    weighted = rows.weights.reshape(-1, *(1,) * (residuals.ndim - 1)) * residuals
+    gradient = (rows.features.T @ weighted).ravel() + regulariser * params
+    # Outputs of 1e3 are known to 1e-13, and so are probabilities.
+    np.testing.assert_allclose(objective.gradient(params, rows), gradient, rtol=1e-10, atol=1e-12)
+
+
+@settings(max_examples=30, deadline=None)
+@given(KINDS, SEEDS, st.booleans(), st.sampled_from([1, 100, 1 << 20]))
+def test_features_in_float32_are_multiplied_in_float64(kind, seed, sparse, block_bytes):
+    objective, rows, params, direction = make(kind, seed, sparse=sparse)
+    objective.block_bytes = block_bytes
+    single = dataclasses.replace(rows, features=rows.features.astype(np.float32))
+    rounded = dataclasses.replace(rows, features=single.features.astype(np.float64))
+    assert objective.loss(params, single) == pytest.approx(objective.loss(params, rounded), rel=1e-13)
+    for of in (
+        lambda rows: objective.gradient(params, rows),
+        lambda rows: objective.hessian_product(params, rows, direction),
+        lambda rows: objective.hessian(params, rows),
+        lambda rows: objective.smoothness(rows),
+    ):
+        np.testing.assert_allclose(of(single), of(rounded), rtol=1e-12, atol=1e-14)
+    # And so they are as far from those in float64 as rounding a feature takes them.
+    close = 1e-5 * (1.0 + np.abs(params).max())
+    np.testing.assert_allclose(objective.gradient(params, single), objective.gradient(params, rows), atol=close)
+
+
+@pytest.mark.parametrize("kind", objectives.KINDS)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_a_gradient_allocates_nothing_once_its_buffers_are_made(kind, dtype):
+    objective, rows, params, _ = make(kind, 5, n_rows=60_000, n_features=20)
+    rows = dataclasses.replace(rows, features=rows.features.astype(dtype))
+    objective.block_bytes = 20_000 * 20 * rows.features.itemsize
+    out = np.empty(objective.n_params)
+    for _ in range(2):
+        tracemalloc.start()
+        objective.gradient(params, rows, out)
+        objective.loss_and_gradient(params, rows, out)
+        used = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    # A block has 20000 rows: a vector of one number for each takes 160 kB. What is left are views, and with more than
+    # one output a row numpy's own buffers, two of 8192 numbers.
+    assert used < (140_000 if kind == "softmax" else 4000)
+
+
+def test_copies_of_an_objective_begin_without_its_buffers():
+    objective, rows, params, _ = make("softmax", 5, n_rows=4000, sparse=True)
+    before = len(pickle.dumps((objective, rows)))
+    objective.block_bytes = 1000
+    expected = objective.gradient(params, rows)
+    data = pickle.dumps((objective, rows))
+    assert abs(len(data) - before) < 10
+    copy, copied_rows = pickle.loads(data)
+    np.testing.assert_array_equal(copy.gradient(params, copied_rows), expected)
 
 
 def test_accuracy_judges_each_row():

@@ -71,9 +71,9 @@ def case(request):
 
 
 @pytest.fixture
-def small_blocks(monkeypatch):
+def small_blocks(case):
     """Blocks of a row or two, so that shards and blocks end in different places."""
-    monkeypatch.setattr(objectives, "BLOCK_BYTES", 2 * 8 * N_FEATURES)
+    case.objective.block_bytes = 2 * 8 * N_FEATURES
 
 
 @pytest.mark.parametrize("blocks", ["one block", "many"])

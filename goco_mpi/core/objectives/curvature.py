@@ -1,0 +1,119 @@
+"""The curvature of objectives: extreme eigenvalues of Hessians and of weighted Gram matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from goco_mpi.core.objectives.rows import Array, Features, WeightedRows
+from goco_mpi.core.rng import Purpose, stream
+
+
+def curvature(hessian_product: Callable[[Array], Array], n_params: int, iterations: int = 50) -> float:
+    """Return the largest eigenvalue of a Hessian by power iteration.
+
+    Parameters
+    ----------
+    hessian_product : callable (ndarray of shape (n_params,)) -> ndarray of shape (n_params,)
+        Such as `Objective.hessian_product` at a fixed point; a mean over workers serves too.
+    n_params : int
+    iterations : int
+        Products spent; 50 give two digits even with close eigenvalues.
+
+    Returns
+    -------
+    float
+        A lower bound of the true value that approaches it from below.
+
+    Examples
+    --------
+    >>> round(curvature(lambda v: np.array([3.0, 1.0]) * v, 2), 6)
+    3.0
+    """
+    direction = stream(0, Purpose.CURVATURE).standard_normal(n_params)
+    value = 0.0
+    for _ in range(iterations):
+        norm = float(np.linalg.norm(direction))
+        if norm == 0.0:
+            return 0.0
+        direction = hessian_product(direction / norm)
+        value = float(np.linalg.norm(direction))
+    return value
+
+
+def extreme_curvatures(
+    hessian_product: Callable[[Array], Array], n_params: int, iterations: int = 100
+) -> tuple[float, float]:
+    """Return the smallest and the largest eigenvalue of a Hessian by Lanczos' method, fully orthogonalised.
+
+    Parameters
+    ----------
+    hessian_product, n_params
+        As for `curvature`.
+    iterations : int
+        Products spent at most; as many as there are parameters are enough.
+
+    Returns
+    -------
+    smallest, largest : float
+        To six significant digits (see `goco_mpi.core.schedules.from_curvature`), 0 for a smallest one that is rounding;
+        each approaches the true value from within.
+
+    References
+    ----------
+    Golub & Van Loan, "Matrix computations", 2013, section 10.1.
+
+    Examples
+    --------
+    >>> extreme_curvatures(lambda v: np.array([3.0, 1.0, 2.0]) * v, 3)
+    (1.0, 3.0)
+    """
+    basis = np.zeros((min(iterations, n_params) + 1, n_params))
+    vector = stream(0, Purpose.CURVATURE).standard_normal(n_params)
+    diagonal: list[float] = []
+    off: list[float] = []
+    norm, largest = float(np.linalg.norm(vector)), 0.0
+    for k in range(len(basis) - 1):
+        basis[k] = vector / norm
+        product = hessian_product(basis[k])
+        largest = max(largest, float(np.linalg.norm(product)))
+        diagonal.append(float(basis[k] @ product))
+        vector = product
+        for _ in range(2):  # the second time for what rounding left
+            vector = vector - basis[: k + 1].T @ (basis[: k + 1] @ vector)
+        norm = float(np.linalg.norm(vector))
+        if norm <= 1e-12 * largest:
+            break
+        off.append(norm)
+    values = np.linalg.eigvalsh(np.diag(diagonal) + np.diag(off[: len(diagonal) - 1], -1))  # of the lower half
+    smallest = float(f"{values[0]:.6g}") if values[0] > 1e-12 * values[-1] else 0.0
+    return smallest, float(f"{values[-1]:.6g}")
+
+
+def weighted_gram(features: Features, weights: Array) -> Array:
+    """Return sum_s weights_s row_s row_s^T, shape (n_features, n_features), dense."""
+    if isinstance(features, np.ndarray):
+        return np.asarray(features.T @ (weights[:, None] * features))
+    import scipy.sparse as sp
+
+    return np.asarray((features.T @ (sp.diags_array(weights) @ features)).toarray())
+
+
+def gram_extremes(rows: WeightedRows) -> tuple[float, float]:
+    """Return the smallest and largest eigenvalue of sum_s c_s row_s row_s^T."""
+    n_features = rows.features.shape[1]
+    if n_features <= 2048:
+        values = np.linalg.eigvalsh(weighted_gram(rows.features, rows.weights))
+        return max(0.0, float(values[0])), float(values[-1])
+    if rows.n_rows == 0:
+        return 0.0, 0.0
+    from scipy.sparse.linalg import LinearOperator, eigsh
+
+    operator = LinearOperator(
+        (n_features, n_features),
+        matvec=lambda v: rows.features.T @ (rows.weights * (rows.features @ v)),
+        dtype=np.float64,
+    )
+    # The smallest eigenvalue of a wide Gram matrix costs a factorisation; 0 is a safe bound.
+    return 0.0, float(eigsh(operator, k=1, which="LA", return_eigenvectors=False)[0])
