@@ -607,3 +607,11 @@ def test_report_refuses_what_it_cannot_compare(experiment: Path, capsys: pytest.
         assert said.startswith("goco: ")
         assert said.count("\n") == 1
         assert word in said
+
+
+def test_a_rank_imports_neither_scipy_nor_the_data_libraries_before_it_needs_them():
+    # A thousand ranks import from one file system, and scipy alone takes as much memory as a small model's shards.
+    code = "import sys, goco_mpi.engine.train, goco_mpi.record; print(*{m.partition('.')[0] for m in sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment())
+    assert not {"scipy", "sklearn", "networkx", "matplotlib", "h5py", "pyarrow"} & set(done.stdout.split())
+    assert "numpy" in done.stdout.split()
