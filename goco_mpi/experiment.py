@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from goco_mpi.core import codes, encoding, gossip, mixing, objectives, optimum, placement, schedules, topology
+from goco_mpi.core import codes, encoding, gossip, mixing, objectives, placement, schedules, topology
 from goco_mpi.core.batches import Batch
 from goco_mpi.core.codes import Code
 from goco_mpi.core.compression import Compression
@@ -30,16 +30,12 @@ from goco_mpi.core.methods.rated import Rated
 from goco_mpi.core.methods.running_sums import RUNNING_SUMS
 from goco_mpi.core.methods.table_newton import TABLE_NEWTON
 from goco_mpi.core.methods.table_newton_rook import TABLE_NEWTON_ROOK
-from goco_mpi.core.objectives import Objective, WeightedRows
 from goco_mpi.core.placement import Placement
 from goco_mpi.core.schedules import StepSchedule
-from goco_mpi.core.shares import ModelShare, Share
+from goco_mpi.core.shares import Share
 from goco_mpi.core.stragglers import StragglerModel
 from goco_mpi.core.survivors import Survivors, survivors
 from goco_mpi.core.topology import Topology
-from goco_mpi.data.dataset import Dataset, add_intercept, encode_labels, standardize, train_test_split
-from goco_mpi.data.partition import partition
-from goco_mpi.data.readers import open_source
 from goco_mpi.errors import InputError
 from goco_mpi.schema import RunConfig
 
@@ -260,101 +256,6 @@ def _topology(config: RunConfig, n_workers: int) -> Topology:
         "edges": {"edges": section.edges},
     }
     return topology.build(section.kind, n_workers, **options.get(section.kind, {}))
-
-
-@dataclass(frozen=True, eq=False)
-class Problem:
-    """The data of a run, cut into shards, and the objective on them.
-
-    Attributes
-    ----------
-    objective : Objective
-    train, test : Dataset
-    shards : list of ndarray
-        Training rows of each shard.
-    """
-
-    objective: Objective
-    train: Dataset
-    test: Dataset
-    shards: list[NDArray[np.intp]]
-
-    def pooled_rows(self) -> WeightedRows:
-        """Return all training samples, weighted so that their objective is F."""
-        n = self.train.n_samples
-        return WeightedRows(self.train.features, self.train.targets, np.full(n, 1.0 / n), 1.0)
-
-    def share(self, layout: Layout, worker: int) -> ModelShare:
-        """Return what ``worker`` keeps: the rows of its shards with their weights, and some to test on."""
-        held = layout.placement.shards_of(worker)
-        index = [self.shards[k] for k in held]
-        rows = self.train.rows(np.concatenate(index) if index else np.empty(0, np.intp))
-        sizes = [len(i) for i in index]
-        encoding_weights = layout.encoding_weights[worker, held]
-        owned = np.isin(held, layout.placement.owned_by(worker)).astype(np.float64)
-        n_samples, n_shards, n_workers = self.train.n_samples, len(self.shards), layout.n_workers
-        l2_weights = encoding_weights * n_workers / n_shards
-        test = self.test.rows(np.arange(worker, self.test.n_samples, n_workers))
-        return ModelShare(
-            self.objective,
-            coded=WeightedRows(
-                rows.features,
-                rows.targets,
-                np.repeat(encoding_weights * n_workers / n_samples, sizes),
-                float(l2_weights.sum()),
-            ),
-            owned=WeightedRows(
-                rows.features, rows.targets, np.repeat(owned / n_samples, sizes), float(owned.sum()) / n_shards
-            ),
-            sizes=sizes,
-            weights=l2_weights,
-            test=WeightedRows(test.features, test.targets, np.empty(0), 0.0),
-        )
-
-    def optimum(self) -> float:
-        """Return F at the optimum, found by scipy's L-BFGS on the pooled samples."""
-        return optimum.minimize(self.objective, self.pooled_rows())[1]
-
-
-def load_problem(config: RunConfig) -> Problem:
-    """Load, split, standardise and cut the data that ``config`` names.
-
-    Raises
-    ------
-    InputError
-        If the data cannot be read, or do not fit the objective or the number of shards.
-    """
-    with open_source(config.data, config.seed) as source:
-        dataset = Dataset(source.features(slice(None)), source.targets(slice(None)))
-    kind, n_classes = config.objective.kind, None
-    if kind != objectives.LeastSquares.name:
-        encoded = encode_labels(dataset.targets)
-        if encoded is not None:
-            classes, n_classes = encoded
-            if n_classes > max(10, dataset.n_samples // 10):
-                raise InputError(
-                    f"objective.kind = '{kind}' needs classes as targets. Got {n_classes} different values in "
-                    f"{dataset.n_samples} samples. Use 'least_squares'."
-                )
-            dataset = Dataset(dataset.features, 2.0 * classes - 1.0 if kind == "logistic" else classes)
-    if config.data.partition == "by_column":
-        raise InputError(
-            f"data.partition_column = {config.data.partition_column!r}: {config.data.source!r} has no named columns. "
-            "Use another partition."
-        )
-    train, test = train_test_split(dataset, config.data.test_fraction, config.seed)
-    if config.data.standardize:
-        train, test = standardize(train, test)
-    if config.data.intercept:
-        train, test = add_intercept(train), add_intercept(test)
-    return Problem(
-        objective=objectives.build(kind, train.n_features, config.objective.l2, n_classes),
-        train=train,
-        test=test,
-        shards=partition(
-            config.data.partition, train.targets, config.data.shards, config.seed, alpha=config.data.alpha
-        ),
-    )
 
 
 def synchronous_curvature(

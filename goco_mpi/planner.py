@@ -16,8 +16,9 @@ from goco_mpi.core.costs import CostModel
 from goco_mpi.core.gossip import HEADER
 from goco_mpi.core.methods import METHODS
 from goco_mpi.errors import InputError, RunError, check_range
-from goco_mpi.experiment import lay_out, load_problem
+from goco_mpi.experiment import lay_out
 from goco_mpi.plan import Candidate, Choice, Plan, describe
+from goco_mpi.problem import load_problem
 from goco_mpi.schema import RunConfig
 from goco_mpi.timed import cost_model, simulate_in_time
 

@@ -21,7 +21,8 @@ from goco_mpi.core.replay import Start, replay_allreduce, replay_gossip
 from goco_mpi.core.schedules import StepSchedule
 from goco_mpi.core.survivors import ranks_text
 from goco_mpi.errors import InputError, RunError
-from goco_mpi.experiment import batch, lay_out, load_problem, step_schedule
+from goco_mpi.experiment import batch, lay_out, step_schedule
+from goco_mpi.problem import load_problem
 from goco_mpi.record import START, RunRecord, events_checksum, read_first_params, read_params, read_tables
 from goco_mpi.schema import RunConfig
 

@@ -24,8 +24,9 @@ from goco_mpi.core.stacked import (
 )
 from goco_mpi.core.stacked.gradients import StackedGradients
 from goco_mpi.core.stacked.rated import StackedRated
-from goco_mpi.experiment import batch, compression, lay_out, load_problem, step_schedule, synchronous_curvature
+from goco_mpi.experiment import batch, compression, lay_out, step_schedule, synchronous_curvature
 from goco_mpi.outcome import Outcome
+from goco_mpi.problem import load_problem
 from goco_mpi.schema import RunConfig
 
 Array = NDArray[np.float64]

@@ -5,7 +5,8 @@ from sklearn.datasets import dump_svmlight_file
 
 from goco_mpi.config import parse_config
 from goco_mpi.errors import InputError
-from goco_mpi.experiment import lay_out, load_problem, step_schedule
+from goco_mpi.experiment import lay_out, step_schedule
+from goco_mpi.problem import load_problem
 
 N_WORKERS = 6
 PLACEMENTS = ("pairwise_balanced", "fractional_repetition", "cyclic", "bernoulli", "uncoded")

@@ -4,7 +4,8 @@ import pytest
 from goco_mpi.config import parse_config
 from goco_mpi.core import metrics
 from goco_mpi.errors import InputError, RunError
-from goco_mpi.experiment import lay_out, load_problem
+from goco_mpi.experiment import lay_out
+from goco_mpi.problem import load_problem
 from goco_mpi.record import HISTORY
 from goco_mpi.simulation import simulate_experiment
 

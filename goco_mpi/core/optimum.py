@@ -2,14 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from numpy.typing import NDArray
 
 from goco_mpi.core.objectives import Objective, WeightedRows
 
+Array = NDArray[np.float64]
 
-def minimize(objective: Objective, rows: WeightedRows) -> tuple[NDArray[np.float64], float]:
-    """Minimise F on the given rows with scipy's L-BFGS, to the limit of float64.
+
+def minimize(objective: Objective, rows: WeightedRows) -> tuple[Array, float]:
+    """Minimise F on the given rows; see `minimize_sum`."""
+    return minimize_sum(lambda x: (objective.loss(x, rows), objective.gradient(x, rows)), objective.n_params)
+
+
+def minimize_sum(loss_and_gradient: Callable[[Array], tuple[float, Array]], n_params: int) -> tuple[Array, float]:
+    """Minimise F with scipy's L-BFGS, to the limit of float64.
+
+    Parameters
+    ----------
+    loss_and_gradient : callable (ndarray of shape (n_params,)) -> (float, ndarray of shape (n_params,))
+        Of F, added up from whoever has its terms.
+    n_params : int
 
     Returns
     -------
@@ -24,8 +39,8 @@ def minimize(objective: Objective, rows: WeightedRows) -> tuple[NDArray[np.float
     import scipy.optimize
 
     found = scipy.optimize.minimize(
-        lambda x: (objective.loss(x, rows), objective.gradient(x, rows)),
-        np.zeros(objective.n_params),
+        loss_and_gradient,
+        np.zeros(n_params),
         jac=True,
         method="L-BFGS-B",
         options={"maxiter": 20000, "maxfun": 40000, "maxcor": 30, "ftol": 1e-15, "gtol": 1e-10},

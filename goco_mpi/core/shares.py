@@ -217,6 +217,10 @@ class ModelShare(Share):
         """Return the weighted losses of the rows of the shards that this worker owns."""
         return self.objective.loss(params, self.owned)
 
+    def loss_and_gradient(self, params: Array) -> tuple[float, Array]:
+        """Return the part of F that this worker answers for, and its gradient; all workers' add up to those of F."""
+        return self.loss(params), self.objective.gradient(params, self.owned)
+
     def hessian_product(self, params: Array, direction: Array) -> Array:
         """Return the coded objective's Hessian at ``params`` times ``direction``."""
         return self.objective.hessian_product(params, self.coded, direction)

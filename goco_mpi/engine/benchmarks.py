@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-import resource
-import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +20,7 @@ from goco_mpi.config import parse_config
 from goco_mpi.core import topology
 from goco_mpi.core.pace.deadline import Deadline
 from goco_mpi.engine.gossip_exchange import GossipExchange
+from goco_mpi.engine.memory import resident_mib
 from goco_mpi.engine.session import Session
 from goco_mpi.engine.train import train
 from goco_mpi.experiment import lay_out
@@ -137,7 +135,7 @@ class _Growth:
 
     def __call__(self, round_: int) -> None:
         if round_ >= self._from_round:
-            now = _resident_mib()
+            now = resident_mib()
             if math.isnan(self._first):
                 self._first = self._peak = now
             self._peak = max(self._peak, now)
@@ -146,18 +144,6 @@ class _Growth:
     def mib(self) -> float:
         """The growth; NaN if that round was never reached."""
         return self._peak - self._first
-
-
-def _resident_mib() -> float:
-    """Return this process's resident memory, or its peak so far where the system does not tell."""
-    try:
-        for line in Path("/proc/self/status").read_text().splitlines():
-            if line.startswith("VmRSS:"):
-                return int(line.split()[1]) / 1024.0
-    except OSError:
-        pass
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / float(1 << 20 if sys.platform == "darwin" else 1 << 10)
 
 
 def startup(session: Session, repeats: int) -> list[float]:

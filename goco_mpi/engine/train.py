@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from goco_mpi.core.bulletin import Bulletin
 from goco_mpi.core.events import EventLog
 from goco_mpi.core.pace.deadline import FIRST_GOSSIP_S, Deadline
 from goco_mpi.core.schedules import StepSchedule
-from goco_mpi.core.shares import Share
+from goco_mpi.core.shares import ModelShare, Share
 from goco_mpi.core.survivors import DISCONNECTED, LOST_SHARD, shards_text
 from goco_mpi.engine import evaluate, resuming
 from goco_mpi.engine.allreduce_exchange import AllreduceExchange
@@ -30,6 +30,9 @@ from goco_mpi.engine.checkpointing import Checkpointing
 from goco_mpi.engine.exchange import Exchange
 from goco_mpi.engine.gossip_exchange import GossipExchange
 from goco_mpi.engine.gradients import GradientWork
+from goco_mpi.engine.loading import Loading, load
+from goco_mpi.engine.memory import peak_mib
+from goco_mpi.engine.optimum import optimum
 from goco_mpi.engine.recovery import Recovery
 from goco_mpi.engine.regrouping import regroup, together
 from goco_mpi.engine.requests import Requests
@@ -40,7 +43,7 @@ from goco_mpi.engine.snapshots import Snapshots, Timeline
 from goco_mpi.engine.stopping import Stopping
 from goco_mpi.engine.surviving_exchange import SurvivingExchange
 from goco_mpi.errors import InputError, divergence
-from goco_mpi.experiment import Layout, Problem, batch, lay_out, load_problem, step_schedule, synchronous_curvature
+from goco_mpi.experiment import Layout, batch, lay_out, step_schedule, synchronous_curvature
 from goco_mpi.outcome import Death, Outcome
 from goco_mpi.schema import RunConfig
 
@@ -91,16 +94,12 @@ def train(
     session.agree(lambda: _check_threads(config))
     layout = session.agree(lambda: lay_out(config, session.size))
     session.agree_on("the layout", layout.fingerprint())
-    share, sizes, problem = _distribute(session, layout)
+    share, loading = load(session, layout)
     warm = None if warm_start is None else resuming.warm_start(session, warm_start, share.n_params)
     start = np.zeros(share.n_params) if warm is None else warm
-    outcome = descend(layout, session, share, start, progress, callback, requests, sizes, beginning)
+    outcome = descend(layout, session, share, start, progress, callback, requests, loading, beginning)
     if outcome is not None and warm is not None:
         outcome = dataclasses.replace(outcome, first_params=warm)
-    # Without some of the data the optimum would be another function's.
-    if outcome is not None and config.record.optimum and not outcome.lost:
-        problem = problem or load_problem(config)  # who had it is dead
-        outcome = dataclasses.replace(outcome, loss_optimum=problem.optimum())
     return outcome
 
 
@@ -112,7 +111,7 @@ def descend(
     progress: Callable[[int], None] = lambda round_: None,
     callback: Callback | None = None,
     requests: Requests | None = None,
-    sizes: Sequence[int] | None = None,
+    loading: Loading | None = None,
     beginning: Beginning | None = None,
 ) -> Outcome | None:
     """Go through the rounds of a layout, every rank with its share of the work. Collective.
@@ -128,8 +127,8 @@ def descend(
         First parameters, the same on every rank.
     progress, callback, requests, beginning : optional
         As in `train`.
-    sizes : sequence of int, optional
-        Rows of every shard, to say what is lost with a rank.
+    loading : Loading, optional
+        What getting the data took, for the record.
 
     Returns
     -------
@@ -142,6 +141,8 @@ def descend(
         As `train`.
     """
     config, late = layout.config, layout.config.method.late
+    loading = Loading() if loading is None else loading
+    sizes = loading.sizes
     schedule = _schedule(session, layout, share, start, {} if beginning is None else beginning.facts)
     exchange = _exchange(session, layout, layout.method.message_size(share.n_params))
     snapshots = Snapshots(config.record.every)
@@ -199,18 +200,22 @@ def descend(
         part = share if recovery is None or left is None else recovery.owner(left)
         history = evaluate.history(session, part, snapshots)
         stacked_params = session.comm.gather(loop.params)
-        ranks = session.comm.gather(_counts(session, loop, exchange, share, checkpointing))
+        ranks = session.comm.gather(_counts(session, loop, exchange, share, checkpointing, loading))
         if checkpointing is not None and session.root:
             checkpointing.tidy()  # all ranks have written what they will
         loss_start = None if found is None else session.comm.allreduce(part.loss(start))
         heard = session.comm.gather({} if recovery is None else recovery.dead)
         tables = session.comm.gather(None if events is None else events.events().table)
+        whole = not alone  # a record without the dead's part of it tells no story
+        lost = left is not None and bool(left.lost_shards)
+        best = None
+        if config.record.optimum and isinstance(part, ModelShare) and not lost:  # else it would be another function's
+            best = optimum(session, part)
         times = session.comm.gather(None if timeline is None else timeline.table(exchange.degree, clock_offset_s))
         if stacked_params is None or ranks is None or heard is None or tables is None or times is None:
             return None
-        if left is not None and left.lost_shards and config.stop.on_lost_shard == "stop" and stopped_by != DISCONNECTED:
+        if lost and config.stop.on_lost_shard == "stop" and stopped_by != DISCONNECTED:
             stopped_by = LOST_SHARD  # however late: what was reached cannot be told without the data
-        whole = not alone  # a record without the dead's part of it tells no story
         return Outcome(
             history=history,
             ranks=ranks,
@@ -218,7 +223,7 @@ def descend(
             step_size=schedule(0),
             momentum=schedule.momentum,
             wall_s=max(row["wall_s"] for row in ranks),
-            loss_optimum=None,
+            loss_optimum=best,
             stopped_by=stopped_by,
             events=tables if events is not None and whole else None,
             timeline=times if timeline is not None and whole else None,
@@ -230,7 +235,7 @@ def descend(
                 )
                 for rank in alone
             ],
-            lost=shards_text(left.lost_shards, sizes) if left is not None and left.lost_shards else None,
+            lost=shards_text(left.lost_shards, sizes) if left is not None and lost else None,
         )
 
     return together(session, conclude, shutdown_s)
@@ -274,7 +279,12 @@ def _end(session: Session, reason: str | None, round_: int, n_rounds: int) -> tu
 
 
 def _counts(
-    session: Session, loop: RoundLoop, exchange: Exchange, share: Share, checkpointing: Checkpointing | None
+    session: Session,
+    loop: RoundLoop,
+    exchange: Exchange,
+    share: Share,
+    checkpointing: Checkpointing | None,
+    loading: Loading,
 ) -> dict[str, Any]:
     """Return this rank's row of ``ranks.csv``."""
     return {
@@ -286,26 +296,10 @@ def _counts(
         **loop.method_counts,
         **dataclasses.asdict(exchange.counts()),
         **({} if checkpointing is None else checkpointing.counts()),
+        "bytes_read": loading.bytes_read,
+        "load_s": loading.load_s,
+        "peak_mib": peak_mib(),
     }
-
-
-def _distribute(session: Session, layout: Layout) -> tuple[Share, list[int] | None, Problem | None]:
-    """Load the data on rank 0 and give every rank the rows of its shards. Collective.
-
-    One reader is kind to the file system, spares the others the data libraries, and leaves no
-    doubt that all train on the same samples. Where ranks may die everybody also hears of the rows of every shard.
-    """
-    root = session.rank == 0
-    problem = session.agree(lambda: load_problem(layout.config) if root else None)
-    sizes = None if problem is None else [len(rows) for rows in problem.shards]
-    if session.survives:
-        sizes = session.comm.bcast(sizes)
-    if problem is None:
-        share: Share = session.comm.recv(source=0)
-        return share, sizes, None
-    for dest in range(1, session.size):
-        session.comm.send(problem.share(layout, dest), dest)
-    return problem.share(layout, 0), sizes, problem if layout.config.record.optimum else None
 
 
 def _curvature(session: Session, layout: Layout, share: Share, start: Array) -> tuple[float, float | None]:

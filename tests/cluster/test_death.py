@@ -20,7 +20,8 @@ from scripted_deaths import run, stacked_step
 
 from goco_mpi.config import parse_config
 from goco_mpi.core.stacked.deaths import NEVER, Deaths
-from goco_mpi.experiment import lay_out, load_problem
+from goco_mpi.experiment import lay_out
+from goco_mpi.problem import load_problem
 from goco_mpi.record import read_params, read_run
 from goco_mpi.replay import replay
 

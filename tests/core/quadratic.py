@@ -7,7 +7,8 @@ import numpy as np
 from goco_mpi.config import parse_config
 from goco_mpi.core.simulate import simulate
 from goco_mpi.core.stacked import gossip_step
-from goco_mpi.experiment import lay_out, load_problem
+from goco_mpi.experiment import lay_out
+from goco_mpi.problem import load_problem
 
 
 class Quadratic:

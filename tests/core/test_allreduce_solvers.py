@@ -19,7 +19,8 @@ from goco_mpi.core.stacked import SOLVERS as STACKED_SOLVERS
 from goco_mpi.core.stacked import start
 from goco_mpi.core.stragglers import StragglerModel
 from goco_mpi.errors import InputError, RunError
-from goco_mpi.experiment import lay_out, load_problem, synchronous_curvature
+from goco_mpi.experiment import lay_out, synchronous_curvature
+from goco_mpi.problem import load_problem
 from goco_mpi.replay import Replay
 from goco_mpi.simulation import simulate_experiment
 

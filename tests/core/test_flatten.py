@@ -18,7 +18,8 @@ from goco_mpi.core.methods.allreduce_pcg import Phase
 from goco_mpi.core.methods.base import Encoding
 from goco_mpi.core.pace.deadline import Deadline
 from goco_mpi.core.pace.work import FinishedWork
-from goco_mpi.experiment import lay_out, load_problem
+from goco_mpi.experiment import lay_out
+from goco_mpi.problem import load_problem
 
 N_WORKERS = 4
 HALF = 7

@@ -14,7 +14,8 @@ from goco_mpi.core.simulate import simulate
 from goco_mpi.core.stacked import Links, gossip_step
 from goco_mpi.core.stacked.push_pull import StackedPushPull
 from goco_mpi.core.stragglers import StragglerModel
-from goco_mpi.experiment import lay_out, load_problem
+from goco_mpi.experiment import lay_out
+from goco_mpi.problem import load_problem
 
 HELD = np.ones((8, 0), dtype=bool)
 GRAPHS = {"ring": topology.ring(8), "star": topology.star(8), "exponential": topology.exponential(8)}

@@ -15,7 +15,8 @@ from goco_mpi.core.stacked import Links
 from goco_mpi.core.stacked.goco import StackedDescent
 from goco_mpi.core.stacked.rated import StackedRated
 from goco_mpi.core.stragglers import StragglerModel
-from goco_mpi.experiment import lay_out, load_problem
+from goco_mpi.experiment import lay_out
+from goco_mpi.problem import load_problem
 from goco_mpi.simulation import simulate_experiment
 
 

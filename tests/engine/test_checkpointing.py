@@ -16,8 +16,9 @@ from goco_mpi.config import parse_config, to_dict
 from goco_mpi.engine.session import Session
 from goco_mpi.engine.train import train
 from goco_mpi.errors import InputError
-from goco_mpi.experiment import lay_out, load_problem
+from goco_mpi.experiment import lay_out
 from goco_mpi.outcome import Outcome
+from goco_mpi.problem import load_problem
 from goco_mpi.record import read_run, write_run
 from goco_mpi.replay import replay
 from goco_mpi.schema import RunConfig, replace

@@ -23,8 +23,9 @@ from goco_mpi.core.replay import replay_gossip
 from goco_mpi.engine.session import Session
 from goco_mpi.engine.train import train
 from goco_mpi.errors import RunError
-from goco_mpi.experiment import lay_out, load_problem, step_schedule
+from goco_mpi.experiment import lay_out, step_schedule
 from goco_mpi.outcome import Outcome
+from goco_mpi.problem import load_problem
 from goco_mpi.record import read_run, write_run
 from goco_mpi.replay import MOST, TOLERANCE, replay
 from goco_mpi.schema import RunConfig

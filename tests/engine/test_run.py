@@ -28,8 +28,9 @@ from goco_mpi.engine.snapshots import Snapshots
 from goco_mpi.engine.stopping import Stopping
 from goco_mpi.engine.train import train
 from goco_mpi.errors import InputError, RunError
-from goco_mpi.experiment import lay_out, load_problem
+from goco_mpi.experiment import lay_out
 from goco_mpi.outcome import Outcome
+from goco_mpi.problem import load_problem
 from goco_mpi.schema import StopConfig
 
 INF = math.inf

@@ -21,8 +21,9 @@ from goco_mpi.engine import regrouping, train
 from goco_mpi.engine.recovery import Recovery
 from goco_mpi.engine.session import Session
 from goco_mpi.engine.surviving_exchange import SurvivingExchange
-from goco_mpi.experiment import Layout, lay_out, load_problem
+from goco_mpi.experiment import Layout, lay_out
 from goco_mpi.outcome import Outcome
+from goco_mpi.problem import load_problem
 
 INF = math.inf
 

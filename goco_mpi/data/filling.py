@@ -1,0 +1,123 @@
+"""Reading rows of a source into the array that a process trains on, which is made once and not copied."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from goco_mpi.data.source import Rows, Source
+from goco_mpi.data.split import count
+
+if TYPE_CHECKING:
+    import scipy.sparse as sp
+
+Array = NDArray[np.float64]
+
+BLOCK_BYTES = 8 << 20
+"""What is read at a time: much to a file system, little in memory."""
+_FIRST_ROWS = 256
+
+
+def features(source: Source, parts: Sequence[Rows], intercept: bool) -> Any:
+    """Read the features of some rows, one part after the other.
+
+    Parameters
+    ----------
+    source : Source
+    parts : sequence of Rows
+    intercept : bool
+        Whether to append a column of ones.
+
+    Returns
+    -------
+    ndarray or csr_array of shape (n_rows, n_features + intercept)
+
+    Raises
+    ------
+    InputError
+        If they cannot be read or are not finite.
+    """
+    return (_sparse if source.sparse else _dense)(source, parts, intercept)
+
+
+def targets(source: Source, parts: Sequence[Rows]) -> Array:
+    """Read the targets of some rows, one part after the other.
+
+    Raises
+    ------
+    InputError
+        As `features`.
+    """
+    return np.concatenate([np.empty(0), *(source.targets(rows) for rows in parts if count(rows))])
+
+
+def _dense(source: Source, parts: Sequence[Rows], intercept: bool) -> NDArray[Any]:
+    n_rows, width = sum(count(rows) for rows in parts), source.n_features
+    out = np.empty((n_rows, width + intercept), source.dtype)
+    out[:, width:] = 1.0
+    block = max(1, BLOCK_BYTES // (width * out.itemsize))
+    if all(isinstance(rows, slice) for rows in parts):
+        start = 0
+        for rows in parts:
+            for piece in _pieces(rows, block):
+                end = start + count(piece)
+                source.read_into(piece, out[start:end, :width])
+                start = end
+        return out
+    # In the order of the file: what lies together is read together, whichever shard it is of.
+    wanted = np.concatenate([np.r_[rows] for rows in parts])
+    order = np.argsort(wanted, kind="stable")
+    for start in range(0, n_rows, block):
+        places = order[start : start + block]
+        out[places, :width] = source.features(wanted[places])
+    return out
+
+
+def _sparse(source: Source, parts: Sequence[Rows], intercept: bool) -> sp.csr_array:
+    import scipy.sparse as sp
+
+    n_rows, width = sum(count(rows) for rows in parts), source.n_features + intercept
+    indptr = np.zeros(n_rows + 1, np.int64)
+    # Grown as rows come, by `resize`: the system moves large arrays without copying them.
+    data, indices = np.empty(0, source.dtype), np.empty(0, np.int32)
+    row = stored = 0
+    for rows in parts:
+        start = 0
+        while start < count(rows):
+            # As many rows as are expected to fill a block, by those so far.
+            length = _FIRST_ROWS if not row else max(1, BLOCK_BYTES * row // (12 * max(1, stored)))
+            piece = _piece(rows, start, start + length)
+            block = source.features(piece)
+            lengths = np.diff(block.indptr) + intercept
+            ends = stored + np.cumsum(lengths)
+            end = int(ends[-1])
+            if end > len(data):
+                for array in (data, indices):
+                    array.resize(end + end // 16, refcheck=False)
+            indptr[row + 1 : row + len(lengths) + 1] = ends
+            given = np.ones(end - stored, bool)
+            if intercept:
+                given[ends - stored - 1] = False
+            ours = slice(stored, end)
+            data[ours][given], indices[ours][given] = block.data, block.indices
+            data[ours][~given], indices[ours][~given] = 1.0, width - 1
+            row, start, stored = row + len(lengths), start + len(lengths), end
+    for array in (data, indices):
+        array.resize(stored, refcheck=False)
+    if stored <= np.iinfo(np.int32).max:
+        indptr = indptr.astype(np.int32)
+    return sp.csr_array((data, indices, indptr), shape=(n_rows, width))
+
+
+def _piece(rows: Rows, start: int, stop: int) -> Rows:
+    """Return ``rows[start:stop]``."""
+    if isinstance(rows, slice):
+        return slice(rows.start + start, min(rows.start + stop, rows.stop))
+    return rows[start:stop]
+
+
+def _pieces(rows: Rows, length: int) -> Iterator[Rows]:
+    return (_piece(rows, start, start + length) for start in range(0, count(rows), length))
