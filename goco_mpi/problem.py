@@ -59,11 +59,9 @@ class Samples:
         InputError
             If they cannot be read, or have no place in the data set.
         """
-        targets = filling.targets(self.source, parts)
-        return Dataset(
-            filling.features(self.source, parts, self.config.data.intercept),
-            targets if self.labels is None else self.labels.encode(targets),
-        )
+        features = filling.features(self.source, parts, self.config.data.intercept)
+        targets = filling.targets(self.source, parts)  # second: what is generated is there now
+        return Dataset(features, targets if self.labels is None else self.labels.encode(targets))
 
     def standardize(self, train: Dataset, test: Dataset, owned: Mapping[int, Rows], crew: Crew) -> None:
         """Scale features in place where the config says so. Collective.

@@ -20,7 +20,7 @@ from goco_mpi.engine.train import train
 from goco_mpi.outcome import Outcome
 from goco_mpi.schema import RunConfig
 
-CLOCK = {"compute_s", "wait_s", "wall_s", "setup_s", "checkpoints", "checkpoints_skipped"}
+CLOCK = {"compute_s", "wait_s", "wall_s", "setup_s", "load_s", "peak_mib", "checkpoints", "checkpoints_skipped"}
 MESSAGES = {"messages_sent", "messages_received", "bytes_sent", "superseded"}
 NOT_THE_SAME = CLOCK | MESSAGES
 """What depends on the clock, and on messages that were under way where the run was ended."""
