@@ -14,7 +14,12 @@ Array = NDArray[np.float64]
 
 def minimize(objective: Objective, rows: WeightedRows) -> tuple[Array, float]:
     """Minimise F on the given rows; see `minimize_sum`."""
-    return minimize_sum(lambda x: (objective.loss(x, rows), objective.gradient(x, rows)), objective.n_params)
+
+    def pooled(x: Array) -> tuple[float, Array]:
+        out = np.empty(objective.n_params)
+        return objective.loss_and_gradient(x, rows, out), out
+
+    return minimize_sum(pooled, objective.n_params)
 
 
 def minimize_sum(loss_and_gradient: Callable[[Array], tuple[float, Array]], n_params: int) -> tuple[Array, float]:

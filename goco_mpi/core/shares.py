@@ -219,7 +219,8 @@ class ModelShare(Share):
 
     def loss_and_gradient(self, params: Array) -> tuple[float, Array]:
         """Return the part of F that this worker answers for, and its gradient; all workers' add up to those of F."""
-        return self.loss(params), self.objective.gradient(params, self.owned)
+        out = np.empty(self.n_params)
+        return self.objective.loss_and_gradient(params, self.owned, out), out
 
     def hessian_product(self, params: Array, direction: Array) -> Array:
         """Return the coded objective's Hessian at ``params`` times ``direction``."""
