@@ -148,6 +148,7 @@ MEMBERS = (
     _exchange("ring", 1_000_000),
     _exchange("exponential", 1000),
     _exchange("exponential", 100_000),
+    _exchange("exponential", 1_000_000),
     Member(
         "isolation",
         "one rank 10 times slower",

@@ -167,7 +167,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--mpiexec", required=True, metavar="COMMAND", help="launcher, with its arguments")
     parser.add_argument("--out", type=Path, required=True, help="a new directory for the runs")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     options = parser.parse_args()
     if (reason := missing()) is not None:
