@@ -3,7 +3,7 @@
 Run it with mpiexec -n 8 python -m mpi4py examples/digits_torch.py (it needs pip install 'goco-mpi[torch]')
 
 Handwritten digits, sorted so that a shard has one or two of them. Rank 3, or the last of fewer, takes ten times as
-long for a gradient as the others. A gradient lasts 10 ms a shard, slept where it takes less: with two copies of each
+long for a gradient as the others. A gradient lasts 5 ms a shard, slept where it takes less: with two copies of each
 shard GOCO's are twice as long as allreduce's. Both take the same steps from the same beginning.
 """
 
@@ -56,8 +56,8 @@ def seconds_to(history, accuracy):
 
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("--rounds", type=int, default=250)
-parser.add_argument("--shard-s", type=float, default=0.01, help="seconds that the gradient of a shard lasts")
+parser.add_argument("--rounds", type=int, default=200)
+parser.add_argument("--shard-s", type=float, default=0.005, help="seconds that the gradient of a shard lasts")
 options = parser.parse_args()
 
 world = MPI.COMM_WORLD

@@ -213,6 +213,8 @@ def test_one_ranks_callback_ends_the_run_on_all() -> None:
         ({"topology": "rnig"}, "topology.kind must be one of"),
         ({"rounds": 0}, "rounds must be between 1"),
         ({"steps": {}}, "Unknown key 'steps'"),
+        ({"data": {"batch_size": 3}}, "minimize takes no table 'data'"),
+        ({"batch_size": 3}, "batch_size needs shards with rows to draw, and Quadratic knows of none"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else None,
 )
