@@ -65,8 +65,8 @@ class Source(ABC):
     dtype : numpy.dtype
         Of the features as they are returned: float64 or float32. Targets are float64.
     whole : bool
-        Whether rank 0 of those that opened it together holds all of it in memory and the others the targets alone:
-        it must hand the features out. So it is with small sets and with formats that cannot be read in parts.
+        Whether rank 0 of those that opened it together holds all of it in memory, and the others none: it must hand
+        it out. So it is with small sets and with formats that cannot be read in parts.
     bytes_read : int
         Of files, by this process, so far.
     cut : Cut or None
