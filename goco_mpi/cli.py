@@ -1,4 +1,4 @@
-"""The command line: ``goco run | simulate | sweep | replay | report | calibrate | plan | bench | jobscript | info``."""
+"""The command line: ``goco run | simulate | shard | sweep | replay | report | calibrate | plan | bench | ...``."""
 
 from __future__ import annotations
 
@@ -57,6 +57,8 @@ def _parser() -> argparse.ArgumentParser:
         "--time", action="store_true", help="in simulated seconds: each worker in its own time, by the costs of [cost]"
     )
     simulate.set_defaults(command="simulate")
+
+    _add_shard(commands.add_parser("shard", help="write data into a shard store, of which each rank reads its part"))
 
     sweep = commands.add_parser("sweep", help="all members of a grid of experiments, resumably, into one table")
     sweep.add_argument("sweep", metavar="SWEEP.toml")
@@ -148,6 +150,25 @@ def _add_experiment(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="run directory (default runs/EXPERIMENT)")
     parser.add_argument("--force", action="store_true", help="replace an earlier run directory")
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+
+
+def _add_shard(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="INPUT", help="whatever data.source may be: a file, a set, a generator")
+    parser.add_argument("out", metavar="OUT", type=Path, help="directory: use it as data.source")
+    parser.add_argument("--shards", type=int, required=True, metavar="M")
+    parser.add_argument("--partition", metavar="KIND", help="iid (default), by_label, in_order, dirichlet or by_column")
+    parser.add_argument("--alpha", type=float, metavar="A", help="of dirichlet")
+    parser.add_argument("--partition-column", metavar="NAME", help="of by_column: what tells sites or users apart")
+    parser.add_argument("--test-fraction", type=float, metavar="F", help="kept for testing (default 0.2)")
+    parser.add_argument("--seed", type=int, default=0, help="of the split, the partition and generators (default 0)")
+    parser.add_argument("--format", metavar="KIND", help="of a file whose suffix does not tell")
+    parser.add_argument("--targets", metavar="FILE", help="of .npy features")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="another key, such as data.n_samples=100000"
+    )
+    parser.add_argument("--force", action="store_true", help="replace an earlier store")
+    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    parser.set_defaults(command="shard")
 
 
 def _add_jobscript(parser: argparse.ArgumentParser) -> None:

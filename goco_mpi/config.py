@@ -6,6 +6,7 @@ The keys are in `goco_mpi.schema`. What can be checked without knowing the numbe
 
 from __future__ import annotations
 
+import difflib
 import math
 import os
 import re
@@ -17,6 +18,7 @@ from typing import Any, get_type_hints
 import msgspec
 
 from goco_mpi.errors import InputError
+from goco_mpi.manifest import is_store, read_manifest
 from goco_mpi.pairings import resolve
 from goco_mpi.schema import RunConfig, Section
 from goco_mpi.values import NO_PATHS, check_values
@@ -44,7 +46,7 @@ def read_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     path = Path(path)
     raw = read_toml(path, "experiment")
     for override in overrides:
-        _apply_override(raw, override)
+        apply_override(raw, override)
     resolve_paths(raw, path.parent)
     return parse_config(raw)
 
@@ -75,6 +77,7 @@ def parse_config(raw: dict[str, Any]) -> RunConfig:
     'uncoded'
     """
     refuse_unknown_keys(raw)
+    raw = _as_stored(raw)
     try:
         config = msgspec.convert(raw, RunConfig)
     except msgspec.ValidationError as error:
@@ -95,7 +98,14 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
     return tables
 
 
-def _apply_override(raw: dict[str, Any], override: str) -> None:
+def apply_override(raw: dict[str, Any], override: str) -> None:
+    """Set a key in the tables of an experiment, as ``key=value`` says.
+
+    Raises
+    ------
+    InputError
+        If it does not say that.
+    """
     key, separator, text = override.partition("=")
     if not separator or not key.strip():
         raise InputError(f"--set takes key=value, such as method.kind=dgd. Got {override!r}.")
@@ -104,6 +114,15 @@ def _apply_override(raw: dict[str, Any], override: str) -> None:
     except tomllib.TOMLDecodeError:
         value = text.strip()
     put(raw, key.strip(), value, f"--set {key.strip()}")
+
+
+def _as_stored(raw: dict[str, Any]) -> dict[str, Any]:
+    """Fill in what is left out in ``[data]`` and a shard store as its source has decided already."""
+    data = raw.get("data", {})
+    source = data.get("source")
+    if not isinstance(source, str) or source in NO_PATHS or not is_store(source):
+        return raw
+    return {**raw, "data": {**read_manifest(source).cut, **data}}
 
 
 def put(raw: dict[str, Any], key: str, value: Any, where: str) -> None:
@@ -148,8 +167,6 @@ def refuse_unknown_keys(raw: dict[str, Any], section: type[Section] = RunConfig,
     types = get_type_hints(section)
     for key, value in raw.items():
         if key not in types:
-            import difflib  # only for who needs it: every rank imports this module
-
             near = difflib.get_close_matches(key, types, n=3, cutoff=0.5)
             where = f"in [{prefix[:-1]}]" if prefix else "at the top level"
             advice = f"Did you mean {' or '.join(near)}?" if near else f"Known keys: {', '.join(types)}."

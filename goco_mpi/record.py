@@ -19,9 +19,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +28,7 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from goco_mpi import directories
 from goco_mpi.config import to_dict
 from goco_mpi.core import metrics
 from goco_mpi.core.survivors import DISCONNECTED, LOST_SHARD, ranks_text
@@ -95,25 +94,7 @@ def refuse_existing(out: Path, force: bool) -> None:
         If ``out`` exists and ``force`` is not given, or is no run directory at all, or its place
         cannot be written to.
     """
-    try:
-        exists = out.exists()
-        place = next(parent for parent in out.absolute().parents if parent.exists())
-    except OSError as error:
-        raise InputError(f"--out {str(out)!r} cannot be a directory: {error.strerror}.") from None
-    if not place.is_dir() or not os.access(place, os.W_OK):
-        raise InputError(f"--out {str(out)!r} cannot be written: {str(place)!r} is no directory one may write to.")
-    if not exists:
-        return
-    if out.is_dir() and not any(out.iterdir()):
-        return
-    if not force:
-        raise InputError(
-            f"The run directory {str(out)!r} exists. Choose another with --out, or replace it with --force."
-        )
-    if not (out / "run.json").is_file():
-        raise InputError(
-            f"--force replaces an earlier run, and {str(out)!r} is none (it has no run.json). Choose another --out."
-        )
+    directories.refuse_existing(out, force, name="--out", what="run", mark="run.json")
 
 
 def stop_file(out: Path) -> Path:
@@ -182,6 +163,7 @@ def write_run(
         "wall_s": outcome.wall_s,
         "step_size": outcome.step_size,
         "momentum": outcome.momentum,
+        "gradient_dissimilarity": outcome.gradient_dissimilarity,
         "stopped_by": outcome.stopped_by,
         "resumed_from": None if resumed is None else {"checkpoint": resumed.path.name, "rounds": resumed.rounds},
         "events_sha256": None if outcome.events is None else events_checksum(outcome.events),
@@ -194,31 +176,24 @@ def write_run(
         "environment": {**software(), **environment},
         "result": result,
     }
-    fresh: Path | None = None
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-        (fresh / "run.json").write_text(json.dumps(document, indent=2) + "\n")
-        _write_csv(fresh / "history.csv", history)
-        _write_csv(fresh / "ranks.csv", _with_dead(outcome))
-        np.save(fresh / "params.npy", outcome.stacked_params)
-        for name, tables in (("events", outcome.events), ("timeline", outcome.timeline)):
-            if tables is not None:
-                arrays: dict[str, Any] = {f"rank{rank}": table for rank, table in enumerate(tables)}
-                np.savez_compressed(fresh / f"{name}.npz", **arrays)
-        if outcome.first_params is not None:
-            np.save(fresh / FIRST_PARAMS, outcome.first_params)
-        if resumed is not None:
-            shutil.copytree(resumed.path, fresh / START)
-        fresh.chmod(0o777 & ~_umask())
-        _swap_in(fresh, out)
+        with directories.written_whole(out) as fresh:
+            (fresh / "run.json").write_text(json.dumps(document, indent=2) + "\n")
+            _write_csv(fresh / "history.csv", history)
+            _write_csv(fresh / "ranks.csv", _with_dead(outcome))
+            np.save(fresh / "params.npy", outcome.stacked_params)
+            for name, tables in (("events", outcome.events), ("timeline", outcome.timeline)):
+                if tables is not None:
+                    arrays: dict[str, Any] = {f"rank{rank}": table for rank, table in enumerate(tables)}
+                    np.savez_compressed(fresh / f"{name}.npz", **arrays)
+            if outcome.first_params is not None:
+                np.save(fresh / FIRST_PARAMS, outcome.first_params)
+            if resumed is not None:
+                shutil.copytree(resumed.path, fresh / START)
     except OSError as error:
         raise RunError(
             f"The run directory {str(out)!r} cannot be written: {error.strerror or error}. Choose another --out."
         ) from None
-    finally:
-        if fresh is not None:  # gone if all went well
-            shutil.rmtree(fresh, ignore_errors=True)
     return result
 
 
@@ -264,20 +239,6 @@ def refuse_worse(result: dict[str, Any], out: Path) -> None:
         )
 
 
-def _swap_in(fresh: Path, out: Path) -> None:
-    if not out.exists():
-        fresh.rename(out)
-        return
-    old = fresh.with_name(fresh.name + ".old")
-    out.rename(old)
-    try:
-        fresh.rename(out)
-    except OSError:
-        old.rename(out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-
-
 def _with_dead(outcome: Outcome) -> Rows:
     """Return the rows of ``ranks.csv``: where ranks died, these too, with the round in which that was noticed."""
     if not outcome.deaths:
@@ -288,12 +249,6 @@ def _with_dead(outcome: Outcome) -> Rows:
         {**unknown, "rank": death.rank, "died": death.as_dict()["round"] or "at the end"} for death in outcome.deaths
     ]
     return sorted([*alive, *dead], key=lambda row: int(row["rank"]))
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def _write_csv(path: Path, rows: Rows) -> None:

@@ -70,6 +70,7 @@ def test_result_is_the_last_row_and_the_frame_around_it(tmp_path):
         "wall_s": 1.5,
         "step_size": 0.1,
         "momentum": None,
+        "gradient_dissimilarity": None,
         "stopped_by": "rounds",
         "resumed_from": None,
         "events_sha256": None,
@@ -111,7 +112,7 @@ def test_the_directory_is_as_open_as_the_umask_says_and_nothing_else_is_left(tmp
 def test_an_earlier_run_is_refused_without_force_and_stays(tmp_path):
     write(tmp_path / "run")
     before = contents(tmp_path / "run")
-    with pytest.raises(InputError, match=r"exists. Choose another with --out, or replace it with --force"):
+    with pytest.raises(InputError, match=r"exists. Choose another --out, or replace it with --force"):
         write(tmp_path / "run", loss=0.1)
     assert contents(tmp_path / "run") == before
 

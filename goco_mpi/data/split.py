@@ -87,7 +87,7 @@ def train_test(n_samples: int, test_fraction: float, seed: int) -> tuple[Rows, R
     Examples
     --------
     >>> train_test(5, 0.4, seed=0)
-    (array([0, 3, 4]), array([1, 2]))
+    (array([0, 2, 4]), array([1, 3]))
     """
     n_test = round(n_samples * test_fraction)
     if n_test >= n_samples:

@@ -8,15 +8,14 @@ from pathlib import Path
 
 from goco_mpi.data.crew import Crew
 from goco_mpi.data.readers.bundled import open_bundled
-from goco_mpi.data.readers.csv_table import open_csv
 from goco_mpi.data.readers.generators import open_generated
-from goco_mpi.data.readers.hdf5 import open_hdf5
 from goco_mpi.data.readers.numpy_files import open_npy, open_npz
-from goco_mpi.data.readers.parquet import open_parquet
+from goco_mpi.data.readers.store import open_store
 from goco_mpi.data.readers.svmlight import open_svmlight
 from goco_mpi.data.readers.synthetic import open_synthetic
 from goco_mpi.data.source import Source
 from goco_mpi.errors import InputError
+from goco_mpi.manifest import MANIFEST, is_store
 from goco_mpi.schema import DataConfig
 from goco_mpi.values import BUNDLED, GENERATED
 
@@ -33,23 +32,12 @@ FILE_OPENERS: dict[str, Opener] = {
     "svmlight": open_svmlight,
     "npz": open_npz,
     "npy": open_npy,
-    "hdf5": open_hdf5,
-    "parquet": open_parquet,
-    "csv": open_csv,
 }
 """By ``data.format``."""
 
-SUFFIXES = {
-    ".svm": "svmlight",
-    ".libsvm": "svmlight",
-    ".svmlight": "svmlight",
-    ".npz": "npz",
-    ".npy": "npy",
-    ".h5": "hdf5",
-    ".hdf5": "hdf5",
-    ".parquet": "parquet",
-    ".csv": "csv",
-}
+STORE = "store"
+
+SUFFIXES = {".svm": "svmlight", ".libsvm": "svmlight", ".svmlight": "svmlight", ".npz": "npz", ".npy": "npy"}
 
 
 def open_source(config: DataConfig, seed: int, crew: Crew | None = None) -> Source:
@@ -78,18 +66,26 @@ def open_source(config: DataConfig, seed: int, crew: Crew | None = None) -> Sour
     opener = OPENERS.get(config.source)
     if opener is None:
         # Rank 0 looks for all: a thousand looks are much to a file system.
-        opener = FILE_OPENERS[crew.together(lambda: format_of(config) if crew.rank == 0 else "")[0]]
+        kind = crew.together(lambda: format_of(config) if crew.rank == 0 else "")[0]
+        opener = open_store if kind == STORE else FILE_OPENERS[kind]
     return opener(config, seed, crew)
 
 
 def format_of(config: DataConfig) -> str:
-    """Return which of `FILE_OPENERS` reads the file that ``config.source`` names.
+    """Return which of `FILE_OPENERS` reads the file that ``config.source`` names, or that it is a shard store.
 
     Raises
     ------
     InputError
         If there is no such file, or neither its suffix nor ``config.format`` says what it is.
     """
+    if is_store(config.source):
+        return STORE
+    if os.path.isdir(config.source):  # noqa: PTH112 - see below
+        raise InputError(
+            f"data.source {config.source!r} is a directory, and no shard store (it has no {MANIFEST}). Name a file, or "
+            "a directory that goco shard made."
+        )
     if not os.path.isfile(config.source):  # noqa: PTH113 - a name too long for a file is no file, not an error
         raise InputError(
             f"data.source must be one of {', '.join(OPENERS)}, or a file. "
