@@ -67,6 +67,8 @@ class Outcome:
         Everybody's, where they are not zero.
     loss_start : float, optional
         F at the first parameters, where the history begins later.
+    gradient_dissimilarity : float, optional
+        Of the shards at 0 (`goco_mpi.core.metrics.gradient_dissimilarity`).
     resumed_from : WholeSet, optional
         The checkpoint that the run went on from.
     """
@@ -85,4 +87,5 @@ class Outcome:
     lost: str | None = None
     first_params: NDArray[np.float64] | None = None
     loss_start: float | None = None
+    gradient_dissimilarity: float | None = None
     resumed_from: WholeSet | None = None

@@ -9,10 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from goco_mpi.core import metrics
+
 WIDTH = 120
 """Columns of a table in a log or a pipe."""
 FEW = 5
 """Rounds in which nothing is decided yet."""
+ALIKE = 0.1
+"""Gradients of ranks that are off by less, relative to their mean, leave little to gain by making them more alike."""
 LITTLE = 0.25
 """Messages that take less than this part of a gradient leave a round compute-bound."""
 
@@ -110,6 +114,9 @@ class Plan:
         Seconds of a round's messages on the exponential graph, over those of a usual gradient without replication.
     dead : list of int
         Workers that never finish a gradient.
+    n_shards : int
+    gradient_dissimilarity : float or None
+        Of the shards at 0 (`goco_mpi.core.metrics.gradient_dissimilarity`).
     """
 
     n_workers: int
@@ -123,6 +130,8 @@ class Plan:
     loss_probability: dict[float, float]
     message_share: float
     dead: list[int]
+    n_shards: int = 1
+    gradient_dissimilarity: float | None = None
 
     def gain_over(self, other: Candidate) -> float | None:
         """Return how many times as long another candidate takes as the best; infinite where it never gets there."""
@@ -180,6 +189,7 @@ def to_json(plan: Plan) -> str:
         "loss_probability": {f"{rho:g}": p for rho, p in plan.loss_probability.items()},
         "message_share": plan.message_share,
         "dead": plan.dead,
+        "gradient_dissimilarity": plan.gradient_dissimilarity,
         "candidates": [candidate(found) for found in plan.candidates],
         "words": words(plan),
     }
@@ -194,6 +204,8 @@ def words(plan: Plan) -> list[str]:
         f"The messages of a round take {100 * plan.message_share:.2g} % of the time of a gradient without replication: "
         f"rounds are {bound}."
     )
+    if plan.gradient_dissimilarity is not None:
+        said.append(_differences(plan.gradient_dissimilarity, plan.n_shards, plan.n_workers))
     if plan.dead:
         said.append(
             f"Ranks {plan.dead} finish no gradient at all: allreduce would wait for them, and with one holder a shard "
@@ -226,6 +238,24 @@ def _verdict(plan: Plan) -> str:
             "every shard cost d times the gradient work."
         )
     return f"Code: {there}, {_gain(plan, plan.allreduce)}; {_gain(plan, plan.uncoded)}, without replication."
+
+
+def _differences(dissimilarity: float, n_shards: int, n_workers: int) -> str:
+    """Return how far a rank's gradient over its shards is from that over all, with and without replication."""
+
+    def off(replication: int) -> float:
+        held = min(max(1, round(replication * n_shards / n_workers)), n_shards)
+        return math.sqrt(metrics.sampled_dissimilarity(dissimilarity, n_shards, held))
+
+    meaning = (
+        "they are so alike that replication makes little difference to them"
+        if off(1) < ALIKE
+        else f"with two holders a shard by {100 * off(2):.2g} %, which is what replication gains"
+    )
+    return (
+        f"The shards' gradient dissimilarity at 0 is {dissimilarity:.2g}: with one holder a shard, ranks' gradients "
+        f"are off by about {100 * off(1):.2g} % of their mean; {meaning}."
+    )
 
 
 def _survival(plan: Plan) -> str:

@@ -108,6 +108,8 @@ class Planner:
             uncoded=uncoded,
             survives=survival.survives(layout.placement),
             loss_probability={rho: survival.loss_probability(layout.placement, rho) for rho in SHARES_DEAD},
+            n_shards=layout.placement.n_shards,
+            gradient_dissimilarity=self._problem.gradient_dissimilarity(),
             message_share=self._message_share(),
             dead=dead,
         )

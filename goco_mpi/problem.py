@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from goco_mpi.core import objectives, optimum
+from goco_mpi.core import metrics, objectives, optimum
 from goco_mpi.core.objectives import Objective, WeightedRows
 from goco_mpi.core.shares import ModelShare
 from goco_mpi.data import filling, labels, scaling
@@ -244,6 +244,19 @@ class Problem:
         part = Crew(worker, layout.n_workers).piece(self.test.n_samples)
         test = self.test.rows(np.r_[part])
         return model_share(self.objective, layout, worker, held, self.sizes, self.train.n_samples, test)
+
+    def gradient_dissimilarity(self) -> float | None:
+        """Return how far the shards' gradients at 0 differ (`goco_mpi.core.metrics.gradient_dissimilarity`)."""
+        n, n_shards, start = self.train.n_samples, len(self.shards), np.zeros(self.objective.n_params)
+        mean, mean_square = np.zeros(self.objective.n_params), 0.0
+        for index in self.shards:
+            rows = self.train.rows(index)
+            # f_k is M / n times the sum over the shard's rows, so that F is the mean of the f_k.
+            weights = np.full(len(index), n_shards / n)
+            gradient = self.objective.gradient(start, WeightedRows(rows.features, rows.targets, weights, 1.0))
+            mean += gradient / n_shards
+            mean_square += float(gradient @ gradient) / n_shards
+        return metrics.gradient_dissimilarity(mean_square, mean)
 
     def optimum(self) -> float:
         """Return F at the optimum, found by scipy's L-BFGS on the pooled samples."""

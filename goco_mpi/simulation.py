@@ -190,4 +190,5 @@ def simulate_experiment(
         momentum=simulation.step_size.momentum,
         wall_s=None,
         loss_optimum=problem.optimum() if config.record.optimum else None,
+        gradient_dissimilarity=problem.gradient_dissimilarity(),
     )

@@ -153,6 +153,7 @@ def simulate_in_time(
         wall_s=run.wall_s,
         loss_optimum=simulation.problem.optimum() if config.record.optimum else None,
         stopped_by=reason,
+        gradient_dissimilarity=simulation.problem.gradient_dissimilarity(),
     )
     return TimedOutcome(outcome, run.n_events)
 

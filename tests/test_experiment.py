@@ -312,3 +312,38 @@ def test_an_automatic_step_without_curvature_is_refused_with_the_way_out():
     # All-zero features and no regulariser: nothing bends, and no step follows from it.
     with pytest.raises(InputError, match="step"):
         step_schedule(configure(), 0.0)
+
+
+@pytest.mark.parametrize("partition", ["iid", "by_label", "dirichlet"])
+def test_a_problem_s_gradient_dissimilarity_is_that_of_its_shards(partition):
+    config = parse_config(
+        {"data": {"source": "breast_cancer", "standardize": True, "shards": 9, "partition": partition}}
+    )
+    problem = load_problem(config)
+    layout = lay_out(config, 4)
+    gradients = [
+        9 * gradient
+        for worker in range(4)
+        for gradient in problem.share(layout, worker).owned_gradients(np.zeros(problem.objective.n_params))
+    ]
+    mean = problem.objective.gradient(np.zeros(problem.objective.n_params), problem.pooled_rows())
+    expected = np.mean([np.sum((g - mean) ** 2) for g in gradients]) / np.sum(mean**2)
+    assert len(gradients) == 9
+    assert problem.gradient_dissimilarity() == pytest.approx(expected, rel=1e-12)
+
+
+def test_sorted_shards_are_more_dissimilar_than_mixed_ones():
+    found = [
+        load_problem(parse_config({"data": {"source": "digits", "partition": kind}})).gradient_dissimilarity()
+        for kind in ("iid", "dirichlet", "by_label")
+    ]
+    assert 10 * found[0] < 3 * found[1] < found[2]
+
+
+def test_shards_of_unequal_size_weigh_every_sample_alike():
+    layout = lay_out(configure(data={"partition": "dirichlet", "alpha": 0.1}), N_WORKERS)
+    problem = load_problem(layout.config)
+    assert max(problem.sizes) > 3 * min(problem.sizes)
+    params = np.random.default_rng(0).standard_normal(problem.objective.n_params)
+    found = coded_mean(problem, layout, params, np.ones(N_WORKERS))
+    np.testing.assert_allclose(found, problem.objective.gradient(params, problem.pooled_rows()), rtol=1e-11)

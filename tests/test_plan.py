@@ -260,3 +260,18 @@ def test_gains_are_ratios_of_times_and_infinite_over_what_never_gets_there():
     assert plan.gain_over(never) == float("inf")
     assert "3 times as fast as goco, d = 1" in words(plan)[0]
     assert "allreduce does not get (not within 10 rounds)" in words(plan)[0]
+
+
+def test_a_plan_says_what_replication_gains_by_how_different_the_shards_are():
+    other = Candidate(Choice("allreduce", 1, "ring"), {}, 6.0, 20)
+    found = [
+        Plan(8, 0.1, [], None, "none", other, other, 0, {}, 2.0, [], n_shards=16, gradient_dissimilarity=figure)
+        for figure in (24.0, 1e-3, None)
+    ]
+    sorted_, mixed, unknown = ([said for said in words(plan) if "dissimilarity" in said] for plan in found)
+    # Two of 16 shards: 24 / 2 * 14 / 15; four: 24 / 4 * 12 / 15.
+    assert "is 24: " in sorted_[0]
+    assert "off by about 3.3e+02 % of their mean" in sorted_[0]
+    assert "with two holders a shard by 2.2e+02 %" in sorted_[0]
+    assert "so alike that replication makes little difference" in mixed[0]
+    assert unknown == []

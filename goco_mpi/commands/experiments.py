@@ -71,6 +71,8 @@ def _print_result(out: Path, result: dict[str, Any], round_: int, n_rounds: int)
     parts.append(f"consensus distance {result['consensus_distance']:.3g}")
     if result["test_accuracy"] is not None:
         parts.append(f"test accuracy {100 * result['test_accuracy']:.1f} %")
+    if result["gradient_dissimilarity"] is not None:
+        parts.append(f"gradient dissimilarity of the shards {result['gradient_dissimilarity']:.3g}")
     if result["wall_s"] is not None:
         parts.append(f"{result['wall_s']:.2f} s")
     print(", ".join(parts))

@@ -222,6 +222,16 @@ class ModelShare(Share):
         out = np.empty(self.n_params)
         return self.objective.loss_and_gradient(params, self.owned, out), out
 
+    def owned_gradients(self, params: Array) -> Iterator[Array]:
+        """Yield grad f_k(params) / M of each shard that it answers for in the loss; all workers' add up to grad F."""
+        starts = self._ends - self.sizes
+        owned = [
+            (int(start), int(end)) for start, end in zip(starts, self._ends, strict=True) if self.owned.weights[start]
+        ]
+        for start, end in owned:
+            rows = self.owned.part(slice(start, end), self.owned.l2_weight / len(owned))
+            yield self.objective.gradient(params, rows)
+
     def hessian_product(self, params: Array, direction: Array) -> Array:
         """Return the coded objective's Hessian at ``params`` times ``direction``."""
         return self.objective.hessian_product(params, self.coded, direction)

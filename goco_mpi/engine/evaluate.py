@@ -8,7 +8,8 @@ import numpy as np
 from mpi4py import MPI
 from numpy.typing import NDArray
 
-from goco_mpi.core.shares import Share
+from goco_mpi.core import metrics
+from goco_mpi.core.shares import ModelShare, Share
 from goco_mpi.engine.session import Session
 from goco_mpi.engine.snapshots import Snapshots
 
@@ -63,6 +64,21 @@ def history(session: Session, share: Share, snapshots: Snapshots) -> list[dict[s
             rounds, times, totals, strict=True
         )
     ]
+
+
+def gradient_dissimilarity(session: Session, share: ModelShare, n_shards: int) -> float | None:
+    """Return how far the shards' gradients at 0 differ; see `goco_mpi.core.metrics.gradient_dissimilarity`. Collective.
+
+    Each shard's owner takes its gradient; what is added up is one vector and a number.
+    """
+    totals = np.zeros(share.n_params + 1)
+    for gradient in share.owned_gradients(np.zeros(share.n_params)):
+        totals[:-1] += gradient
+        totals[-1] += gradient @ gradient
+    session.barrier()
+    session.comm.Allreduce(MPI.IN_PLACE, totals)
+    # They are (1/M) grad f_k, of which the squares are 1/M^2 times as large.
+    return metrics.gradient_dissimilarity(n_shards * float(totals[-1]), totals[:-1])
 
 
 def _part(share: Share, mean: Array, spread: Array) -> tuple[float, float, float, float]:

@@ -95,12 +95,13 @@ def train(
     layout = session.agree(lambda: lay_out(config, session.size))
     session.agree_on("the layout", layout.fingerprint())
     share, loading = load(session, layout)
+    dissimilarity = evaluate.gradient_dissimilarity(session, share, config.data.shards)
     warm = None if warm_start is None else resuming.warm_start(session, warm_start, share.n_params)
     start = np.zeros(share.n_params) if warm is None else warm
     outcome = descend(layout, session, share, start, progress, callback, requests, loading, beginning)
-    if outcome is not None and warm is not None:
-        outcome = dataclasses.replace(outcome, first_params=warm)
-    return outcome
+    if outcome is None:
+        return None
+    return dataclasses.replace(outcome, first_params=warm, gradient_dissimilarity=dissimilarity)
 
 
 def descend(

@@ -1,3 +1,5 @@
+from itertools import combinations
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -31,3 +33,28 @@ def test_suboptimality_is_one_at_the_start_zero_at_the_optimum_and_above_one_bey
 def test_suboptimality_of_a_start_at_the_optimum_does_not_end_the_run():
     # All-zero targets: F(0) = F*. The run is over before it starts, not an error.
     assert not metrics.suboptimality(3.0, 3.0, 3.0) > 0.0
+
+
+def test_gradient_dissimilarity_is_the_mean_squared_distance_from_the_mean_relative_to_its_square():
+    gradients = np.random.default_rng(1).standard_normal((7, 4)) + 1.0
+    mean = gradients.mean(axis=0)
+    expected = np.mean([np.sum((g - mean) ** 2) for g in gradients]) / np.sum(mean**2)
+    squares = float(np.mean(np.sum(gradients**2, axis=1)))
+    assert metrics.gradient_dissimilarity(squares, mean) == pytest.approx(expected, rel=1e-13)
+    assert metrics.gradient_dissimilarity(9.0 * squares, 3.0 * mean) == pytest.approx(expected, rel=1e-13)
+
+
+def test_shards_that_are_alike_or_cancel_have_a_dissimilarity_or_none():
+    alike = np.full(3, 0.1)
+    assert metrics.gradient_dissimilarity(float(alike @ alike) * (1 - 1e-16), alike) == 0.0
+    assert metrics.gradient_dissimilarity(1.0, np.zeros(3)) is None
+
+
+def test_means_of_some_shards_differ_as_much_as_is_expected():
+    gradients = np.random.default_rng(2).standard_normal((6, 4)) + 1.0
+    mean = gradients.mean(axis=0)
+    whole = metrics.gradient_dissimilarity(float(np.mean(np.sum(gradients**2, axis=1))), mean)
+    for size in (1, 2, 4, 6):
+        means = [gradients[list(some)].mean(axis=0) for some in combinations(range(6), size)]
+        expected = np.mean([np.sum((g - mean) ** 2) for g in means]) / np.sum(mean**2)
+        assert metrics.sampled_dissimilarity(whole, 6, size) == pytest.approx(expected, rel=1e-12, abs=1e-15)
