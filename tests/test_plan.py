@@ -142,7 +142,7 @@ def test_the_best_is_no_slower_than_any_candidate_but_for_what_counts_as_alike(c
         assert {choice.late for choice in choices} >= {"discard", "memory", "partial", "wait"}
         assert plan.uncoded.choice.replication == 1
         slower = [c.seconds for c in plan.candidates if c.choice.replication == 1 and c.choice.kind != "allreduce"]
-        assert plan.uncoded.seconds == min(seconds for seconds in slower if seconds is not None)
+        assert plan.uncoded.seconds == min((seconds for seconds in slower if seconds is not None), default=None)
 
 
 def test_the_settings_of_a_plan_make_the_run_that_it_timed(communication_bound, tmp_path):
