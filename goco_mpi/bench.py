@@ -88,6 +88,17 @@ def on_ranks(function: str, *, apart: bool = False, **options: Any) -> Callable[
     return sample
 
 
+def beyond_python(sample: Callable[[Setup], list[float]]) -> Callable[[Setup], list[float]]:
+    """Return a ``sample`` of memory, in MiB, less what a Python takes that does nothing."""
+    command = [sys.executable, "-c", "from goco_mpi.engine.memory import peak_mib; print(peak_mib())"]
+
+    def less(setup: Setup) -> list[float]:
+        bare = float(output(command))
+        return [value - bare for value in sample(setup)]
+
+    return less
+
+
 def simulated(function: str, **options: int) -> Callable[[Setup], list[float]]:
     """Return a ``sample`` that calls a function of `goco_mpi.bench_simulation`, in this process."""
 
@@ -162,6 +173,13 @@ MEMBERS = (
         "rounds 200 to 2000, one rank 10 times slower",
         on_ranks("memory", apart=True, rank=3, factor=10.0, from_round=200, rounds=2000),
         2.0,
+        unit="MiB",
+    ),
+    Member(
+        "memory",
+        "rank over bare Python, its shards and vectors",
+        beyond_python(on_ranks("over_shards", apart=True, n_samples=32_000, n_features=500, rounds=20)),
+        60.0,
         unit="MiB",
     ),
     Member("startup", "ours to bare mpi4py", startup),

@@ -6,7 +6,6 @@ The keys are in `goco_mpi.schema`. What can be checked without knowing the numbe
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 import re
@@ -167,6 +166,8 @@ def refuse_unknown_keys(raw: dict[str, Any], section: type[Section] = RunConfig,
     types = get_type_hints(section)
     for key, value in raw.items():
         if key not in types:
+            import difflib  # only for who needs it: every rank imports this module
+
             near = difflib.get_close_matches(key, types, n=3, cutoff=0.5)
             where = f"in [{prefix[:-1]}]" if prefix else "at the top level"
             advice = f"Did you mean {' or '.join(near)}?" if near else f"Known keys: {', '.join(types)}."

@@ -29,9 +29,15 @@ class DataConfig(Section, frozen=True):
     """digits | breast_cancer | diabetes | synthetic (in one piece) | synthetic_regression | synthetic_classification
     | synthetic_sparse (of any size, made shard by shard) | a path: a file, or a directory made by goco shard."""
     format: str = "auto"
-    """auto (by suffix) | svmlight | npz | npy."""
+    """auto (by suffix) | svmlight | npz | npy | hdf5 | parquet | csv."""
+    dtype: str = "float64"
+    """float64 | float32: of the features; parameters, messages and sums are always float64."""
     targets: str | None = None
     """For .npy features: the .npy file with the targets."""
+    features: str | None = None
+    """HDF5: the dataset with the features, or the group of a CSR matrix (default: features)."""
+    target_column: str | None = None
+    """Parquet, CSV: the column with the targets (default: target); HDF5: the dataset (default: targets)."""
     partition: str = "iid"
     """iid | by_label (sorted by target) | in_order (as the file has them) | dirichlet (the samples of each label in
     shares drawn from a Dirichlet distribution) | by_column (groups of samples, such as sites or users, stay whole)."""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import platform
-import subprocess
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,8 @@ LIBRARIES = ("mpi4py", "msgspec", "networkx", "numpy", "scikit-learn", "scipy")
 
 def software() -> dict[str, Any]:
     """Return versions of what computes: this package, Python, libraries, the git revision if any."""
+    from importlib import metadata  # a run's every rank imports this module, and one calls it
+
     return {
         "goco_mpi": __version__,
         "git_revision": _git_revision(),
@@ -28,6 +28,8 @@ def software() -> dict[str, Any]:
 
 def _git_revision() -> str | None:
     """Return the revision of the checkout that this package runs from; None if it is installed."""
+    import subprocess
+
     here = Path(__file__).resolve().parent
     if not (here.parent / ".git").exists():
         return None

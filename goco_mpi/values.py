@@ -31,7 +31,8 @@ GENERATED = ("synthetic_regression", "synthetic_classification", "synthetic_spar
 NO_PATHS = (*BUNDLED, "synthetic", *GENERATED)
 """What ``data.source`` may be other than a path."""
 PARTITIONS = ("iid", "by_label", "in_order", "dirichlet", "by_column")
-FORMATS = ("auto", "svmlight", "npz", "npy")
+DTYPES = ("float64", "float32")
+FORMATS = ("auto", "svmlight", "npz", "npy", "hdf5", "parquet", "csv")
 STEPS = ("constant", "decreasing", "auto")
 PRECONDITIONERS = ("none", "local")
 ON_LOST_SHARD = ("stop", "continue")
@@ -51,6 +52,7 @@ def check_values(config: RunConfig) -> None:
             f"Got data.partition = '{data.partition}' and data.partition_column = {data.partition_column!r}."
         )
     check_one_of("data.format", data.format, FORMATS)
+    check_one_of("data.dtype", data.dtype, DTYPES)
     check_range("data.shards", data.shards, 1, 2**31)
     if data.batch_size is not None:
         check_range("data.batch_size", data.batch_size, 1, 2**31)

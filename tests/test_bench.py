@@ -188,6 +188,12 @@ def test_memory_is_measured_in_processes_of_its_own(setup: Setup, monkeypatch: p
     assert bench.measure(Member("memory", "x", sample), setup).repeats == len(commands) == 5
 
 
+def test_a_rank_has_its_shards_once_in_memory(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Each of two ranks holds all 96 MiB: a second copy would be as much again.
+    sample = on_ranks("over_shards", apart=True, n_samples=25_000, n_features=500, rounds=3)
+    assert 10.0 < measured(monkeypatch, setup, 2, bench.beyond_python(sample)) < 100.0
+
+
 def test_startup_is_measured_against_bare_mpi4py(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     # Ours imports what bare mpi4py does and more.
     assert 0.7 < measured(monkeypatch, setup, 3, bench.startup) < 100.0

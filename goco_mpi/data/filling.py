@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
-BLOCK_BYTES = 8 << 20
+BLOCK_BYTES = 4 << 20
 """What is read at a time: much to a file system, little in memory."""
-_FIRST_ROWS = 256
+_FIRST_ROWS = 1024
 
 
 def features(source: Source, parts: Sequence[Rows], intercept: bool) -> Any:
@@ -58,25 +58,44 @@ def _dense(source: Source, parts: Sequence[Rows], intercept: bool) -> NDArray[An
     n_rows, width = sum(count(rows) for rows in parts), source.n_features
     out = np.empty((n_rows, width + intercept), source.dtype)
     out[:, width:] = 1.0
-    block = max(1, BLOCK_BYTES // (width * out.itemsize))
     if all(isinstance(rows, slice) for rows in parts):
         start = 0
         for rows in parts:
-            for piece in _pieces(rows, block):
-                end = start + count(piece)
-                source.read_into(piece, out[start:end, :width])
-                start = end
+            end = start + count(rows)
+            source.read_into(rows, out[start:end, :width])
+            start = end
         return out
-    # In the order of the file: what lies together is read together, whichever shard it is of.
-    wanted = np.concatenate([np.r_[rows] for rows in parts])
-    order = np.argsort(wanted, kind="stable")
+    wanted, order = _in_file_order(parts)
+    if (np.diff(order) == 1).all():
+        source.read_into(wanted, out[:, :width])
+        return out
+    block = max(1, BLOCK_BYTES // (width * out.itemsize))
     for start in range(0, n_rows, block):
         places = order[start : start + block]
         out[places, :width] = source.features(wanted[places])
     return out
 
 
+def _in_file_order(parts: Sequence[Rows]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return all row numbers, and what sorts them: what lies together is read together, whichever part it is of."""
+    wanted = np.concatenate([np.r_[rows] for rows in parts])
+    return wanted, np.argsort(wanted, kind="stable")
+
+
 def _sparse(source: Source, parts: Sequence[Rows], intercept: bool) -> sp.csr_array:
+    if all(isinstance(rows, slice) for rows in parts):
+        return _appended(source, parts, intercept)
+    wanted, order = _in_file_order(parts)
+    found = _appended(source, [wanted[order]], intercept)
+    if not (np.diff(order) == 1).all():
+        back = np.empty_like(order)
+        back[order] = np.arange(len(order))
+        _permute(found, back)
+    return found
+
+
+def _appended(source: Source, parts: Sequence[Rows], intercept: bool) -> sp.csr_array:
+    """Read CSR rows in order."""
     import scipy.sparse as sp
 
     n_rows, width = sum(count(rows) for rows in parts), source.n_features + intercept
@@ -89,8 +108,7 @@ def _sparse(source: Source, parts: Sequence[Rows], intercept: bool) -> sp.csr_ar
         while start < count(rows):
             # As many rows as are expected to fill a block, by those so far.
             length = _FIRST_ROWS if not row else max(1, BLOCK_BYTES * row // (12 * max(1, stored)))
-            piece = _piece(rows, start, start + length)
-            block = source.features(piece)
+            block = source.features(_piece(rows, start, start + length))
             lengths = np.diff(block.indptr) + intercept
             ends = stored + np.cumsum(lengths)
             end = int(ends[-1])
@@ -112,12 +130,24 @@ def _sparse(source: Source, parts: Sequence[Rows], intercept: bool) -> sp.csr_ar
     return sp.csr_array((data, indices, indptr), shape=(n_rows, width))
 
 
+def _permute(matrix: sp.csr_array, rows: NDArray[np.intp]) -> None:
+    """Bring ``matrix[rows]`` into its place; of one of its arrays at a time there is a second one."""
+    starts, lengths = matrix.indptr[:-1][rows], np.diff(matrix.indptr)[rows]
+    indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(matrix.indptr.dtype)
+    for name in ("data", "indices"):
+        old = getattr(matrix, name)
+        new = np.empty_like(old)
+        for start in range(0, len(rows), _FIRST_ROWS):
+            part = slice(start, start + _FIRST_ROWS)
+            ours = slice(int(indptr[start]), int(indptr[min(start + _FIRST_ROWS, len(rows))]))
+            shift = np.repeat(starts[part].astype(np.int64) - indptr[:-1][part], lengths[part])
+            new[ours] = old[shift + np.arange(ours.start, ours.stop)]
+        setattr(matrix, name, new)
+    matrix.indptr = indptr
+
+
 def _piece(rows: Rows, start: int, stop: int) -> Rows:
     """Return ``rows[start:stop]``."""
     if isinstance(rows, slice):
         return slice(rows.start + start, min(rows.start + stop, rows.stop))
     return rows[start:stop]
-
-
-def _pieces(rows: Rows, length: int) -> Iterator[Rows]:
-    return (_piece(rows, start, start + length) for start in range(0, count(rows), length))

@@ -15,6 +15,9 @@ from goco_mpi.errors import InputError
 Rows = slice | NDArray[np.intp]
 """Row numbers, or a slice of step 1."""
 
+BLOCK_BYTES = 4 << 20
+"""Of features that are copied at a time."""
+
 
 @dataclass(frozen=True, eq=False)
 class Cut:
@@ -62,8 +65,8 @@ class Source(ABC):
     dtype : numpy.dtype
         Of the features as they are returned: float64 or float32. Targets are float64.
     whole : bool
-        Whether rank 0 of those that opened it together holds all of it in memory and the others the targets alone:
-        it must hand the features out. So it is with small sets and with formats that cannot be read in parts.
+        Whether rank 0 of those that opened it together holds all of it in memory, and the others none: it must hand
+        it out. So it is with small sets and with formats that cannot be read in parts.
     bytes_read : int
         Of files, by this process, so far.
     cut : Cut or None
@@ -104,7 +107,14 @@ class Source(ABC):
         InputError
             As `features` does.
         """
-        out[...] = self.features(rows)
+        n_rows = max(1, BLOCK_BYTES * len(out) // max(1, out.nbytes))
+        for start in range(0, len(out), n_rows):
+            part = slice(start, min(start + n_rows, len(out)))
+            if isinstance(rows, slice):
+                first = rows.start or 0
+                out[part] = self.features(slice(first + start, first + part.stop))
+            else:
+                out[part] = self.features(rows[part])
 
     @abstractmethod
     def targets(self, rows: Rows) -> NDArray[np.float64]:

@@ -126,6 +126,44 @@ def memory(session: Session, rank: int, factor: float, from_round: int, rounds: 
     return samples
 
 
+def over_shards(session: Session, n_samples: int, n_features: int, rounds: int, repeats: int) -> list[float]:
+    """Return how much more memory than its shards and (3 degree + 6) vectors a rank takes at its peak, in MiB.
+
+    Of the rank that takes most, in a whole run: Python, numpy and MPI are in it. To be measured in processes of their
+    own, as the peak is that since they began.
+    """
+    data = {"source": "synthetic_regression", "n_samples": n_samples, "n_features": n_features, "partition": "in_order"}
+    config = parse_config(
+        {
+            "rounds": rounds,
+            "data": {**data, "shards": 2 * session.size, "test_fraction": 0.0},
+            "objective": {"kind": "least_squares"},
+            "placement": {"replication": min(2, session.size)},
+            "method": {"kind": "push_pull"},
+            "record": {"every": rounds},
+        }
+    )
+    degrees = lay_out(config, session.size).topology.degrees
+    samples = []
+    for _ in range(repeats):
+        outcome = train(config, session)
+        ranks = [] if outcome is None else outcome.ranks
+        over = [row["peak_mib"] - allowed_mib(row["rows"], n_features + 1, int(degrees[row["rank"]])) for row in ranks]
+        samples.append(float(session.comm.bcast(max(over, default=0.0))))
+    return samples
+
+
+def allowed_mib(n_rows: int, n_params: int, degree: int) -> float:
+    """Return the size of dense shards with their targets, and of (3 degree + 6) vectors, in MiB.
+
+    Examples
+    --------
+    >>> allowed_mib(n_rows=1024, n_params=127, degree=4) == 1.0 + 18 * 127 * 8 / 2**20
+    True
+    """
+    return 8.0 * (n_rows * (n_params + 1) + (3 * degree + 6) * n_params) / float(1 << 20)
+
+
 class _Growth:
     """How far resident memory rises above what it is in a first round; called after every round."""
 

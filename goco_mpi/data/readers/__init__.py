@@ -8,8 +8,11 @@ from pathlib import Path
 
 from goco_mpi.data.crew import Crew
 from goco_mpi.data.readers.bundled import open_bundled
+from goco_mpi.data.readers.csv_table import open_csv
 from goco_mpi.data.readers.generators import open_generated
+from goco_mpi.data.readers.hdf5 import open_hdf5
 from goco_mpi.data.readers.numpy_files import open_npy, open_npz
+from goco_mpi.data.readers.parquet import open_parquet
 from goco_mpi.data.readers.store import open_store
 from goco_mpi.data.readers.svmlight import open_svmlight
 from goco_mpi.data.readers.synthetic import open_synthetic
@@ -32,12 +35,25 @@ FILE_OPENERS: dict[str, Opener] = {
     "svmlight": open_svmlight,
     "npz": open_npz,
     "npy": open_npy,
+    "hdf5": open_hdf5,
+    "parquet": open_parquet,
+    "csv": open_csv,
 }
 """By ``data.format``."""
 
 STORE = "store"
 
-SUFFIXES = {".svm": "svmlight", ".libsvm": "svmlight", ".svmlight": "svmlight", ".npz": "npz", ".npy": "npy"}
+SUFFIXES = {
+    ".svm": "svmlight",
+    ".libsvm": "svmlight",
+    ".svmlight": "svmlight",
+    ".npz": "npz",
+    ".npy": "npy",
+    ".h5": "hdf5",
+    ".hdf5": "hdf5",
+    ".parquet": "parquet",
+    ".csv": "csv",
+}
 
 
 def open_source(config: DataConfig, seed: int, crew: Crew | None = None) -> Source:

@@ -18,7 +18,7 @@ def open_bundled(config: DataConfig, seed: int, crew: Crew) -> Source:
 
         bunch = getattr(datasets, f"load_{config.source}")()
         return InMemory(
-            config.source, np.ascontiguousarray(bunch.data, np.float64), np.asarray(bunch.target, np.float64)
+            config.source, np.ascontiguousarray(bunch.data, config.dtype), np.asarray(bunch.target, np.float64)
         )
 
     return held_by_rank_zero(crew, read)

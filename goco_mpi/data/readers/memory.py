@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from goco_mpi.data.crew import Crew
-from goco_mpi.data.dataset import Dataset, check_usable
+from goco_mpi.data.readers.rows import check_csr_finite, check_finite, check_shapes
 from goco_mpi.data.source import Rows, Source
 from goco_mpi.errors import InputError
 
@@ -48,10 +48,16 @@ class InMemory(Source):
         columns: Mapping[str, NDArray[Any]] | None = None,
         bytes_read: int = 0,
     ) -> None:
-        check_usable(Dataset(features, targets), name)
+        called = f"data.source {name!r}"
+        check_shapes(called, features.shape, targets.shape)
+        self.sparse = not isinstance(features, np.ndarray)
+        if self.sparse:
+            check_csr_finite(features, called, int)
+        else:
+            check_finite(features, called, "feature", int)
+        check_finite(targets, called, "target", int)
         self.name = name
         self.n_samples, self.n_features = map(int, features.shape)
-        self.sparse = not isinstance(features, np.ndarray)
         self.dtype = features.dtype
         self.bytes_read = bytes_read
         self._features, self._targets, self._columns = features, targets, columns
@@ -77,24 +83,22 @@ class InMemory(Source):
 
 
 class HeldByRankZero(Source):
-    """Samples that are in the memory of rank 0; here are their shape and targets."""
+    """Samples that are in the memory of rank 0; here is what they are like."""
 
     whole = True
 
-    def __init__(
-        self, name: str, shape: tuple[int, int], sparse: bool, dtype: np.dtype[Any], targets: NDArray[np.float64]
-    ) -> None:
+    def __init__(self, name: str, shape: tuple[int, int], sparse: bool, dtype: np.dtype[Any]) -> None:
         self.name = name
         self.n_samples, self.n_features = shape
-        self.sparse, self.dtype, self._targets = sparse, dtype, targets
+        self.sparse, self.dtype = sparse, dtype
 
     def features(self, rows: Rows) -> Any:
         """See `Source`."""
-        raise RuntimeError(f"the features of {self.name!r} are with rank 0, which hands them out")
+        raise RuntimeError(f"{self.name!r} is with rank 0, which hands it out")
 
     def targets(self, rows: Rows) -> NDArray[np.float64]:
         """See `Source`."""
-        return self._targets[rows].copy()
+        raise RuntimeError(f"{self.name!r} is with rank 0, which hands it out")
 
 
 def held_by_rank_zero(crew: Crew, read: Callable[[], InMemory]) -> Source:
@@ -112,7 +116,7 @@ def held_by_rank_zero(crew: Crew, read: Callable[[], InMemory]) -> Source:
         if crew.rank != 0:
             return None
         here = read()
-        return here.name, (here.n_samples, here.n_features), here.sparse, here.dtype, here.targets(slice(None))
+        return here.name, (here.n_samples, here.n_features), here.sparse, here.dtype
 
     facts = crew.together(told)[0]
     return HeldByRankZero(*facts) if here is None else here

@@ -18,12 +18,10 @@ def open_synthetic(config: DataConfig, seed: int, crew: Crew) -> Source:
     """Open `synthetic_least_squares`."""
 
     def read() -> InMemory:
-        return InMemory(
-            config.source,
-            *synthetic_least_squares(
-                config.n_samples, config.n_features, config.shards, config.noise, config.heterogeneity, seed
-            ),
+        features, targets = synthetic_least_squares(
+            config.n_samples, config.n_features, config.shards, config.noise, config.heterogeneity, seed
         )
+        return InMemory(config.source, features.astype(config.dtype, copy=False), targets)
 
     return held_by_rank_zero(crew, read)
 
