@@ -121,7 +121,7 @@ def test_a_source_that_is_no_file_is_refused_with_what_there_is(source):
 
 
 def test_a_directory_is_no_file(tmp_path):
-    assert "There is no file" in refusal(tmp_path)
+    assert "is a directory, and no shard store" in refusal(tmp_path)
 
 
 def test_an_unknown_suffix_asks_for_the_format(tmp_path):
