@@ -121,8 +121,7 @@ def _as_stored(raw: dict[str, Any]) -> dict[str, Any]:
     source = data.get("source")
     if not isinstance(source, str) or source in NO_PATHS or not is_store(source):
         return raw
-    manifest = read_manifest(source)
-    return {**raw, "data": {"dtype": manifest.dtype, **manifest.cut, **data}}
+    return {**raw, "data": {**read_manifest(source).cut, **data}}
 
 
 def put(raw: dict[str, Any], key: str, value: Any, where: str) -> None:
