@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from goco_mpi import hardware
 from goco_mpi.core import metrics, objectives, optimum
 from goco_mpi.core.objectives import Objective, WeightedRows
 from goco_mpi.core.shares import ModelShare
@@ -115,7 +116,9 @@ def prepare(config: RunConfig, source: Source, crew: Crew) -> Samples:
     found = labels.find(mine, n, kind, crew) if classified else None
     rows = split(config.data, source, config.seed, everything, groups)
     n_columns = source.n_features + config.data.intercept
-    objective = objectives.build(kind, n_columns, config.objective.l2, None if found is None else len(found.values))
+    n_classes = None if found is None else len(found.values)
+    cache = hardware.block_bytes(hardware.cache_bytes(2))
+    objective = objectives.build(kind, n_columns, config.objective.l2, n_classes, cache)
     return Samples(config, source, rows, found, objective)
 
 

@@ -20,7 +20,13 @@ _LAUNCHERS = (
     ("mpiexec (PMI)", "PMI_SIZE", "PMI_RANK", ("MPI_LOCALNRANKS", "SLURM_STEP_TASKS_PER_NODE")),
     ("srun", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID", ("SLURM_STEP_TASKS_PER_NODE",)),
 )
-_THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "BLIS_NUM_THREADS",
+    "VECLIB_MAXIMUM_THREADS",
+)
 
 
 @dataclass(frozen=True)
@@ -121,4 +127,8 @@ def limit_threads(launch: Launch) -> int:
     threads = max(1, min(usable_cores(), node_cores() // launch.n_local))
     if "numpy" not in sys.modules:
         os.environ.update({variable: str(threads) for variable in _THREAD_VARIABLES})
+    else:  # a program that imports numpy first: its BLAS has read the environment, and is told itself
+        import threadpoolctl
+
+        threadpoolctl.threadpool_limits(threads, user_api="blas")
     return threads

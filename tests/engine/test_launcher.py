@@ -14,7 +14,7 @@ from goco_mpi.engine.launcher import Launch, inspect, limit_threads
 OPEN_MPI = {"OMPI_COMM_WORLD_SIZE": "8", "OMPI_COMM_WORLD_RANK": "3", "OMPI_COMM_WORLD_LOCAL_SIZE": "4"}
 HYDRA = {"PMI_SIZE": "6", "PMI_RANK": "2", "MPI_LOCALNRANKS": "3"}
 SRUN = {"SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "5", "SLURM_STEP_TASKS_PER_NODE": "4(x2)"}
-BLAS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+BLAS = launcher._THREAD_VARIABLES
 
 
 @pytest.mark.parametrize(
@@ -95,7 +95,9 @@ def test_once_numpy_is_there_the_environment_is_left_alone(
     environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "numpy", os)  # any module: its name is what counts
-    limit_threads(Launch("none", 4, 0, 4))
+    limited: list[int] = []
+    monkeypatch.setattr("threadpoolctl.threadpool_limits", lambda limits, user_api: limited.append(limits))
+    assert [limit_threads(Launch("none", 4, 0, 4))] == limited
     assert blas(environment) == {}
 
 
@@ -103,9 +105,10 @@ def test_cores_are_positive() -> None:
     assert 1 <= launcher.usable_cores() <= launcher.node_cores()
 
 
-def test_the_limit_reaches_the_blas(mpiexec: list[str]) -> None:
-    # The order of imports is what makes it work, so it is a real process that must show it.
-    program = (
+@pytest.mark.parametrize("first", ["", "import numpy\n"])
+def test_the_limit_reaches_the_blas(mpiexec: list[str], first: str) -> None:
+    # Whether numpy is there already decides how, so it is a real process that must show it.
+    program = first + (
         "from goco_mpi.engine.session import THREADS\n"
         "import numpy, os, threadpoolctl\n"
         "pools = {p['num_threads'] for p in threadpoolctl.threadpool_info() if p['user_api'] == 'blas'}\n"

@@ -30,8 +30,18 @@ __all__ = [
 KINDS = (LeastSquares.name, Logistic.name, Softmax.name)
 
 
-def build(kind: str, n_features: int, l2: float, n_classes: int | None) -> Objective:
+def build(kind: str, n_features: int, l2: float, n_classes: int | None, block_bytes: int | None = None) -> Objective:
     """Build an objective by name for data with ``n_classes`` classes (None: real targets).
+
+    Parameters
+    ----------
+    kind : str
+        One of `KINDS`.
+    n_features : int
+    l2 : float
+    n_classes : int or None
+    block_bytes : int, optional
+        Features in a block of rows, as the cache has it (default: `BLOCK_BYTES`).
 
     Raises
     ------
@@ -39,6 +49,13 @@ def build(kind: str, n_features: int, l2: float, n_classes: int | None) -> Objec
         For an unknown kind, or targets that do not fit it.
     """
     check_one_of("objective.kind", kind, KINDS)
+    objective = _build(kind, n_features, l2, n_classes)
+    if block_bytes is not None:
+        objective.block_bytes = block_bytes
+    return objective
+
+
+def _build(kind: str, n_features: int, l2: float, n_classes: int | None) -> Objective:
     if kind == LeastSquares.name:
         return LeastSquares(n_features, l2)
     if n_classes is None:
