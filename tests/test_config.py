@@ -88,6 +88,7 @@ WRONG = [
     ("data.partition_column", "site", "goes with data.partition = 'by_column'", "data.partition = 'iid'"),
     ("data.alpha", 0.0, "must be a positive, finite number", "Got 0"),
     ("data.format", "tsv", "must be one of auto, svmlight, npz, npy, hdf5, parquet, csv", "Got 'tsv'"),
+    ("data.dtype", "float16", "must be one of float64, float32", "Got 'float16'"),
     ("data.shards", 0, "must be between 1 and", "Got 0"),
     ("data.n_samples", 0, "must be between 1 and", "Got 0"),
     ("data.n_features", -5, "must be between 1 and", "Got -5"),

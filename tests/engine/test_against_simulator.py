@@ -106,6 +106,15 @@ def test_every_other_method(method: str, late: str) -> None:
     assert_equals_simulation(experiment(size, topology={"kind": "ring"}, method={"kind": method, "late": late}))
 
 
+@pytest.mark.mpi(min_size=1)
+@pytest.mark.parametrize(("source", "kind"), [("breast_cancer", "logistic"), ("synthetic_sparse", "softmax")])
+def test_features_in_float32_dense_and_csr(source: str, kind: str) -> None:
+    data = {"source": source, "dtype": "float32", "n_samples": 400, "n_features": 30, "standardize": True}
+    assert_equals_simulation(
+        experiment(MPI.COMM_WORLD.size, topology={"kind": "ring"}, data=data, objective={"kind": kind})
+    )
+
+
 SOLVERS = ["descent", "nesterov", "cg", "lbfgs"]
 PROBLEMS = {
     "logistic": {},

@@ -191,9 +191,9 @@ class _Stack:
         rows = [share.coded for share in members]
         self.sparse = sp.issparse(rows[0].features)
         if self.sparse:
-            self.features = sp.block_diag([part.features for part in rows], format="csr")
+            self.features = sp.block_diag([part.features for part in rows], format="csr").astype(np.float64)
         else:
-            self.features = np.stack([part.features for part in rows])
+            self.features = np.stack([part.features for part in rows]).astype(np.float64, copy=False)
         self.targets = np.concatenate([part.targets for part in rows])
         self.weights = np.concatenate([part.weights for part in rows])
         self.l2_weights = np.array([part.l2_weight for part in rows])
