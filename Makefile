@@ -34,7 +34,7 @@ LIMIT := $(shell command -v timeout >/dev/null && echo "timeout --kill-after=20 
 help:  ## list the targets
 	@grep -hE '^[a-zA-Z%-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
-$(READY): setup.cfg pyproject.toml Makefile
+$(READY): setup.cfg setup.py pyproject.toml Makefile $(wildcard goco_mpi/core/objectives/_kernels*.[ch])
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "goco_mpi needs Python >= 3.11: make PYTHON=/path/to/python3.11" >&2; exit 2; }
 	@echo "setting up $(VENV) (once) ..."
 	@$(PYTHON) -m venv $(VENV)
@@ -125,5 +125,6 @@ ci-others:
 	$(MAKE) -j 1 VENV=.venv-ci-torch TOOLS=test,torch test-torch
 
 clean:  ## remove what make and the tests created
+	rm -f goco_mpi/core/objectives/_kernels*.so
 	rm -rf .venv .venv-ci .venv-ci-openmpi .venv-ci-torch build dist runs *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage*
 	find goco_mpi tests examples -name __pycache__ -type d -exec rm -rf {} +

@@ -161,8 +161,10 @@ def _add_shard(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--partition-column", metavar="NAME", help="of by_column: what tells sites or users apart")
     parser.add_argument("--test-fraction", type=float, metavar="F", help="kept for testing (default 0.2)")
     parser.add_argument("--seed", type=int, default=0, help="of the split, the partition and generators (default 0)")
+    parser.add_argument("--dtype", metavar="TYPE", help="of the features: float64 (default) or float32")
     parser.add_argument("--format", metavar="KIND", help="of a file whose suffix does not tell")
     parser.add_argument("--targets", metavar="FILE", help="of .npy features")
+    parser.add_argument("--target-column", metavar="NAME", help="of Parquet and CSV; of HDF5 the dataset")
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="another key, such as data.n_samples=100000"
     )

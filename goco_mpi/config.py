@@ -121,7 +121,8 @@ def _as_stored(raw: dict[str, Any]) -> dict[str, Any]:
     source = data.get("source")
     if not isinstance(source, str) or source in NO_PATHS or not is_store(source):
         return raw
-    return {**raw, "data": {**read_manifest(source).cut, **data}}
+    manifest = read_manifest(source)
+    return {**raw, "data": {"dtype": manifest.dtype, **manifest.cut, **data}}
 
 
 def put(raw: dict[str, Any], key: str, value: Any, where: str) -> None:

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from goco_mpi import __version__
+from goco_mpi.core.objectives import kernels
 
-LIBRARIES = ("mpi4py", "msgspec", "networkx", "numpy", "scikit-learn", "scipy")
+LIBRARIES = ("mpi4py", "msgspec", "networkx", "numpy", "scikit-learn", "scipy", "threadpoolctl")
 
 
 def software() -> dict[str, Any]:
@@ -22,6 +23,7 @@ def software() -> dict[str, Any]:
         "python": platform.python_version(),
         "platform": platform.platform(),
         "libraries": {name: metadata.version(name) for name in LIBRARIES},
+        "gradients": kernels.name(),
         "command": sys.argv,
     }
 

@@ -9,7 +9,10 @@ from typing import Any
 
 from goco_mpi.errors import InputError
 
-KEYS = ("shards", "partition", "alpha", "partition_column", "test_fraction", "format", "targets")
+KEYS = (
+    *("shards", "partition", "alpha", "partition_column", "test_fraction"),
+    *("dtype", "format", "targets", "target_column"),
+)
 """Options that are keys of ``[data]``."""
 EVERY_S = 10.0
 """Between two lines of progress."""

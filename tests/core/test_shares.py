@@ -73,7 +73,7 @@ def case(request):
 @pytest.fixture
 def small_blocks(case):
     """Blocks of a row or two, so that shards and blocks end in different places."""
-    case.objective.block_bytes = 2 * 8 * N_FEATURES
+    case.objective.block_bytes = 8 * N_FEATURES // 2
 
 
 @pytest.mark.parametrize("blocks", ["one block", "many"])

@@ -21,6 +21,17 @@ def row_group_of_200(directory, features, targets):
     return {"source": str(path)}
 
 
+def large_chunks(directory, features, targets):
+    import h5py
+
+    path = directory / "large.h5"
+    with h5py.File(path, "w") as file:  # of 10 MB each, where HDF5 by itself keeps 1 or 8 MiB
+        features = np.hstack([features] * 100)
+        file.create_dataset("features", data=features, chunks=(1100, features.shape[1]), shuffle=True)
+        file["targets"] = targets
+    return {"source": str(path)}
+
+
 @pytest.mark.parametrize(
     ("write", "beside"),
     [  # what is read beside the rows: headers, and what the layout of the file makes one read
@@ -59,6 +70,16 @@ def test_each_of_8_ranks_scans_an_eighth_of_an_svmlight_file_and_reads_its_rows(
             scanned = source.bytes_read
             source.features(slice(rank * N // 8, (rank + 1) * N // 8))
             assert 0.1 * size < source.bytes_read - scanned < 0.14 * size
+
+
+@pytest.mark.parametrize("write", [large_chunks, parquet], ids=lambda write: write.__name__)
+def test_who_goes_through_the_rows_in_small_steps_decodes_everything_once(tmp_path, write):
+    options = write(tmp_path, FEATURES, TARGETS)
+    (source,) = opened(1, **options)
+    with source:
+        for start in range(0, N, 50):
+            source.features(slice(start, start + 50))
+        assert source.bytes_read < 1.1 * Path(options["source"]).stat().st_size
 
 
 @pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="the kernel's own count is Linux's")

@@ -61,6 +61,14 @@ def test_svmlight_round_trip(tmp_path, suffix):
     np.testing.assert_array_equal(dataset.targets, TARGETS)
 
 
+@pytest.mark.parametrize("key", ["targets", "features", "target_column"])
+def test_a_key_for_which_the_format_has_no_use_is_refused(tmp_path, key):
+    np.savez(tmp_path / "data.npz", features=FEATURES, targets=TARGETS)
+    message = refusal(tmp_path / "data.npz", **{key: "y"})
+    assert f"data.{key} goes with the formats" in message
+    assert "whose format is npz. Leave it out." in message
+
+
 def test_a_format_given_outranks_the_suffix(tmp_path):
     np.savez(tmp_path / "data.npz", features=FEATURES, targets=TARGETS)
     (tmp_path / "data.npz").rename(tmp_path / "data.svm")
@@ -113,7 +121,7 @@ def test_a_source_that_is_no_file_is_refused_with_what_there_is(source):
 
 
 def test_a_directory_is_no_file(tmp_path):
-    assert "There is no file" in refusal(tmp_path)
+    assert "is a directory, and no shard store" in refusal(tmp_path)
 
 
 def test_an_unknown_suffix_asks_for_the_format(tmp_path):

@@ -132,6 +132,24 @@ def test_the_store_of_a_generator_has_its_samples_and_its_shards(tmp_path):
             assert (stored.labels is None) == (kind == "synthetic_regression")
 
 
+@pytest.mark.parametrize("stored_as", ["float64", "float32"])
+@pytest.mark.parametrize("wanted", [None, "float64", "float32"])
+def test_features_come_in_the_type_of_the_store_or_in_the_one_that_is_asked_for(data, tmp_path, stored_as, wanted):
+    made(data, tmp_path / "store", dtype=stored_as)
+    with opened(tmp_path / "store", **({} if wanted is None else {"dtype": wanted})) as stored:
+        assert stored.features(slice(0, N)).dtype == stored.dtype == (wanted or stored_as)
+        assert sorted(everything(stored)[0][:, 0]) == list(range(1, N + 1))
+
+
+def test_a_value_too_large_for_the_type_that_is_asked_for_is_refused_with_its_row(tmp_path):
+    features = np.ones((20, 3))
+    features[7, 1] = 1e60
+    np.savez(tmp_path / "data.npz", features=features, targets=np.arange(20.0))
+    made({"source": str(tmp_path / "data.npz")}, tmp_path / "store", partition="in_order", test_fraction=0.0)
+    with opened(tmp_path / "store", dtype="float32") as stored:
+        assert "feature in row 7" in refusal(lambda: stored.features(slice(0, 20)))
+
+
 def test_the_scaling_is_that_of_the_training_rows(data, tmp_path):
     made(data, tmp_path / "store")
     with opened(tmp_path / "store") as stored:

@@ -18,12 +18,16 @@ each other while it is in the cache, so that every row comes from memory once.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 
+from goco_mpi.core.objectives import kernels
 from goco_mpi.core.objectives.curvature import gram_extremes, weighted_gram
 from goco_mpi.core.objectives.rows import BLOCK_BYTES, Array, Buffers, Features, WeightedRows
+
+Add = Callable[[Array, WeightedRows, slice, Array | None, bool], float]
 
 
 class Objective(ABC):
@@ -104,8 +108,9 @@ class Objective(ABC):
         rows : WeightedRows
         """
         total = 0.5 * self.l2 * rows.l2_weight * float(params @ params)
-        for block in rows.blocks(self.block_bytes):
-            total += self._add(params, rows, block, None, with_loss=True)
+        add, block_bytes = self._pass(params, rows, None)
+        for block in rows.blocks(block_bytes):
+            total += add(params, rows, block, None, True)
         return total
 
     def loss_and_gradient(self, params: Array, rows: WeightedRows, out: Array) -> float:
@@ -120,8 +125,9 @@ class Objective(ABC):
         """
         total = 0.5 * self.l2 * rows.l2_weight * float(params @ params)
         np.multiply(params, self.l2 * rows.l2_weight, out=out)
-        for block in rows.blocks(self.block_bytes):
-            total += self._add(params, rows, block, out, with_loss=True)
+        add, block_bytes = self._pass(params, rows, out)
+        for block in rows.blocks(block_bytes):
+            total += add(params, rows, block, out, True)
         return total
 
     def gradient_blocks(self, params: Array, rows: WeightedRows, out: Array) -> Iterator[None]:
@@ -138,8 +144,9 @@ class Objective(ABC):
             Overwritten.
         """
         np.multiply(params, self.l2 * rows.l2_weight, out=out)
-        for block in rows.blocks(self.block_bytes):
-            self._add(params, rows, block, out)
+        add, block_bytes = self._pass(params, rows, out)
+        for block in rows.blocks(block_bytes):
+            add(params, rows, block, out, False)
             yield
 
     def gradient(self, params: Array, rows: WeightedRows, out: Array | None = None) -> Array:
@@ -149,9 +156,18 @@ class Objective(ABC):
             pass
         return result
 
-    def _add(
-        self, params: Array, rows: WeightedRows, block: slice, out: Array | None, with_loss: bool = False
-    ) -> float:
+    def _pass(self, params: Array, rows: WeightedRows, out: Array | None) -> tuple[Add, int]:
+        """Return what adds a block's gradient to ``out``, as `_add` does, and how many bytes it best takes at once."""
+        vectors = (params,) if out is None else (params, out)
+        if kernels.compiled is not None and all(v.dtype == np.float64 and v.flags.c_contiguous for v in vectors):
+            fit = rows.known.get(self.name)
+            if fit is None:
+                fit = rows.known[self.name] = kernels.fit(self.name, rows)
+            if fit:
+                return partial(kernels.add, self.name), kernels.BLOCKS * self.block_bytes
+        return self._add, self.block_bytes
+
+    def _add(self, params: Array, rows: WeightedRows, block: slice, out: Array | None, with_loss: bool) -> float:
         """Add the gradient of some rows' weighted losses to ``out``, if given; return their loss if wanted, else 0."""
         features, transposed = rows.block(block, self._buffers)
         weights = rows.weights[block]

@@ -83,10 +83,11 @@ class WeightedRows:
     targets: Array
     weights: Array
     l2_weight: float
-    _pieces: dict[tuple[int, int], tuple[Features, Features]] = field(default_factory=dict, init=False, repr=False)
+    known: dict[Any, Any] = field(default_factory=dict, init=False, repr=False)
+    """What has been found out about these rows: nothing that could not be found out again."""
 
     def __getstate__(self) -> dict[str, object]:
-        return {**self.__dict__, "_pieces": {}}  # they are views of the rest
+        return {**self.__dict__, "known": {}}
 
     @property
     def n_rows(self) -> int:
@@ -94,8 +95,13 @@ class WeightedRows:
         return int(self.features.shape[0])
 
     def part(self, index: slice, l2_weight: float) -> WeightedRows:
-        """Return some of the rows; without copying, where the features are dense."""
-        return WeightedRows(self.features[index], self.targets[index], self.weights[index], l2_weight)
+        """Return some of the rows, as views, and always the same object."""
+        key = (index.start, index.stop, l2_weight)
+        part: WeightedRows | None = self.known.get(key)
+        if part is None:
+            features = _view(self.features, index)
+            part = self.known[key] = WeightedRows(features, self.targets[index], self.weights[index], l2_weight)
+        return part
 
     def blocks(self, block_bytes: int = BLOCK_BYTES) -> Iterator[slice]:
         """Yield row slices of about ``block_bytes`` of features each."""
@@ -108,8 +114,7 @@ class WeightedRows:
     def block(self, index: slice, buffers: Buffers) -> tuple[Features, Features]:
         """Return the features of a block, as float64, and their transpose: views, or in a buffer.
 
-        Those of CSR are views that are made once and kept: cutting a csr_array copies what it cuts, and multiplying by
-        its transpose first makes that.
+        Those of CSR are made once and kept.
         """
         if isinstance(self.features, np.ndarray):
             features = self.features[index]
@@ -118,15 +123,22 @@ class WeightedRows:
                 np.copyto(converted, features)
                 features = converted
             return features, features.T
-        pair = self._pieces.get((index.start, index.stop))
+        pair: tuple[Features, Features] | None = self.known.get((index.start, index.stop))
         if pair is None:
-            import scipy.sparse as sp
-
-            whole = self.features
-            ends = whole.indptr[index.start : index.stop + 1]
-            within = slice(int(ends[0]), int(ends[-1]))
-            piece = sp.csr_array((index.stop - index.start, whole.shape[1]), dtype=whole.dtype)
-            # Set one by one: the constructor would look at every index, and might copy them.
-            piece.data, piece.indices, piece.indptr = whole.data[within], whole.indices[within], ends - ends[0]
-            pair = self._pieces[index.start, index.stop] = piece, piece.T
+            piece = _view(self.features, index)
+            pair = self.known[index.start, index.stop] = piece, piece.T
         return pair
+
+
+def _view(features: Features, index: slice) -> Features:
+    """Return some rows, not copied, as cutting a csr_array would."""
+    if isinstance(features, np.ndarray):
+        return features[index]
+    import scipy.sparse as sp
+
+    ends = features.indptr[index.start : index.stop + 1]
+    within = slice(int(ends[0]), int(ends[-1]))
+    view = sp.csr_array((len(ends) - 1, features.shape[1]), dtype=features.dtype)
+    # Set one by one: the constructor would look at every index, and might copy them.
+    view.data, view.indices, view.indptr = features.data[within], features.indices[within], ends - ends[0]
+    return view

@@ -55,6 +55,9 @@ SUFFIXES = {
     ".csv": "csv",
 }
 
+KEYS = {"targets": ("npy",), "features": ("hdf5",), "target_column": ("hdf5", "parquet", "csv")}
+"""Which formats have a use for these keys."""
+
 
 def open_source(config: DataConfig, seed: int, crew: Crew | None = None) -> Source:
     """Open the samples that ``config.source`` names: their shape is known, their rows are read when asked for.
@@ -93,7 +96,8 @@ def format_of(config: DataConfig) -> str:
     Raises
     ------
     InputError
-        If there is no such file, or neither its suffix nor ``config.format`` says what it is.
+        If there is no such file, neither its suffix nor ``config.format`` says what it is, or a key is given for
+        which that format has no use.
     """
     if is_store(config.source):
         return STORE
@@ -114,4 +118,11 @@ def format_of(config: DataConfig) -> str:
             f"data.format must be given for {config.source!r}, whose suffix says nothing. "
             f"Use {', '.join(others)} or {last}."
         )
+    for key, kinds in KEYS.items():
+        value = getattr(config, key)
+        if value is not None and kind not in kinds:
+            raise InputError(
+                f"data.{key} goes with the formats {', '.join(kinds)}. Got {value!r} with {config.source!r}, whose "
+                f"format is {kind}. Leave it out."
+            )
     return kind

@@ -66,7 +66,7 @@ class Generated(BlockSource):
         self.name = config.source
         self.n_samples, self.n_features = config.n_samples, config.n_features
         self.sparse = config.source == "synthetic_sparse"
-        self.dtype = np.dtype(np.float64)
+        self.dtype = np.dtype(config.dtype)
         self._config, self._seed = config, seed
         self._regression = config.source == "synthetic_regression"
         n_test, n_shards = round(config.n_samples * config.test_fraction), config.shards
@@ -114,7 +114,7 @@ class Generated(BlockSource):
             deviation = np.sqrt(len(self._groups) - 1 if self.sparse else np.sum(self._deviations**2))
             scores = outputs / deviation + noise * rng.gumbel(size=outputs.shape)
             self._drawn[block] = scores.argmax(axis=1).astype(np.float64)
-        return features
+        return features if self.dtype == np.float64 else features.astype(self.dtype)
 
     def make_targets(self, block: int) -> Array:
         """Draw a block, unless that has been done."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -39,12 +40,12 @@ class Hdf5Source(ArraySource):
             except (OSError, ValueError, RuntimeError) as error:
                 raise InputError(f"{file.called} is not an HDF5 file, or damaged: {one_line(error)}.") from None
             features: RowReader | CsrRows
-            node = _node(file.called, self._hdf5, config.features or "features", "data.features")
-            if isinstance(node, h5py.Group):
-                features = _csr(file.called, node)
+            name = config.features or "features"
+            if isinstance(_node(file.called, self._hdf5, name, "data.features"), h5py.Group):
+                features = _csr(file.called, self._hdf5[name])
             else:
-                features = Hdf5Rows(file.called, node)
-                check_numbers(file.called, f"dataset {node.name!r}", features.shape, features.dtype, 2)
+                features = Hdf5Rows(file.called, _dataset(file.called, self._hdf5, name, "data.features"))
+                check_numbers(file.called, f"dataset {name!r}", features.shape, features.dtype, 2)
             targets = Hdf5Rows(
                 file.called, _dataset(file.called, self._hdf5, config.target_column or "targets", "data.target_column")
             )
@@ -119,4 +120,15 @@ def _dataset(called: str, group: Any, name: str, parameter: str) -> Any:
     node = _node(called, group, name, parameter)
     if not hasattr(node, "dtype") or not hasattr(node, "chunks"):
         raise InputError(f"{parameter} = {name!r}: {called} has a group of that name. Name a dataset in it.")
-    return node
+    if not node.chunks:
+        return node
+    import h5py
+
+    # Room to keep all chunks that a row lies in: who goes through the rows in small steps reads each chunk once.
+    across = -(-math.prod(node.shape[1:]) // max(1, math.prod(node.chunks[1:])))
+    access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
+    access.set_chunk_cache(
+        max(521, 10 * across), max(1 << 20, math.prod(node.chunks) * node.dtype.itemsize * across), 1.0
+    )
+    del node  # a dataset that is open already keeps the room that it had
+    return h5py.Dataset(h5py.h5d.open(group.id, name.encode(), access))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from goco_mpi.data import store
 from goco_mpi.data.blocks import BlockSource
 from goco_mpi.data.crew import Crew
+from goco_mpi.data.readers.rows import check_finite
 from goco_mpi.data.source import Cut, Scaling, Source
 from goco_mpi.errors import InputError
 from goco_mpi.manifest import Manifest, damage, read_manifest
@@ -51,7 +52,7 @@ def open_store(config: DataConfig, seed: int, crew: Crew) -> Source:
 
     facts = crew.together(look)[0]
     assert facts is not None  # rank 0 returned them
-    source = Store(config.source, facts)
+    source = Store(config.source, facts, np.dtype(config.dtype))
     if crew.rank == 0:
         source.bytes_read = sum(facts.offsets.values()) + facts.chunks.nbytes + facts.scaling.nbytes
     return source
@@ -128,14 +129,16 @@ class Store(BlockSource):
     ----------
     directory : str
     facts : Facts
+    dtype : numpy.dtype
+        Of the features that are returned.
     """
 
-    def __init__(self, directory: str, facts: Facts) -> None:
+    def __init__(self, directory: str, facts: Facts, dtype: np.dtype[Any]) -> None:
         manifest = facts.manifest
         self.name = directory
         self.n_samples, self.n_features = manifest.n_samples, manifest.n_features
         self.sparse = manifest.sparse
-        self.dtype = np.dtype(manifest.dtype)
+        self.dtype = dtype
         self._facts, self._arrays = facts, store.arrays(manifest)
         self._files: dict[str, store.ArrayFile] = {}
         self._buffer = np.empty(0, np.uint8)
@@ -154,7 +157,7 @@ class Store(BlockSource):
         if not self.sparse:
             rows = self._read(store.FEATURES, start, stop, reuse=True)
             self._verify(block, "features", store.FEATURES, rows)
-            return rows.astype(self.dtype, copy=False)
+            return self._typed(rows, start)
         import scipy.sparse as sp
 
         indptr = self._read(store.INDPTR, start, stop + 1)
@@ -163,10 +166,21 @@ class Store(BlockSource):
             raise self._damage(block, store.INDPTR)
         data, indices = (self._read(name, first, last) for name in (store.DATA, store.INDICES))
         self._verify(block, "features", f"{store.DATA}, {store.INDICES} or {store.INDPTR}", data, indices, indptr)
-        return sp.csr_array(
-            (data.astype(self.dtype, copy=False), indices, (indptr - first).astype(np.int32)),
-            shape=(stop - start, self.n_features),
-        )
+        ends = (indptr - first).astype(np.int32)
+        matrix = sp.csr_array((data, indices, ends), shape=(stop - start, self.n_features))
+        matrix.data = self._typed(data, start, ends)
+        return matrix
+
+    def _typed(self, values: NDArray[Any], start: int, indptr: NDArray[np.int32] | None = None) -> NDArray[Any]:
+        """Return verified features in the type that is asked for, which may be too narrow for some."""
+        if values.dtype == self.dtype:
+            return values
+        with np.errstate(over="ignore"):
+            typed = values.astype(self.dtype)
+        if self.dtype.itemsize < values.dtype.itemsize:
+            rows = (lambda k: k) if indptr is None else (lambda k: int(np.searchsorted(indptr, k, side="right")) - 1)
+            check_finite(typed, f"data.source {self.name!r}", "feature", lambda k: start + rows(k))
+        return typed
 
     def make_targets(self, block: int) -> Array:
         """Read the targets of a chunk and verify them."""
