@@ -151,3 +151,11 @@ def test_other_seeds_give_other_samples():
 def test_more_shards_than_training_samples_are_refused():
     with pytest.raises(InputError, match=r"data.shards must be at most the number of training samples, 9. Got 10"):
         opened("synthetic_regression", n_samples=10, shards=10)
+
+
+@pytest.mark.parametrize("kind", GENERATED)
+def test_float32_features_are_the_same_but_for_rounding_and_the_targets_the_same(kind):
+    with opened(kind) as wide, opened(kind, dtype="float32") as narrow:
+        assert narrow.features(slice(0, 50)).dtype == np.float32
+        np.testing.assert_allclose(dense(narrow.features(slice(0, 50))), dense(wide.features(slice(0, 50))), rtol=1e-7)
+        np.testing.assert_array_equal(narrow.targets(slice(0, 50)), wide.targets(slice(0, 50)))
