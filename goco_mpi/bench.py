@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,17 @@ def beyond_python(sample: Callable[[Setup], list[float]]) -> Callable[[Setup], l
         return [value - bare for value in sample(setup)]
 
     return less
+
+
+def loaded(kind: str, n_rows: int, n_features: int) -> Callable[[Setup], list[float]]:
+    """Return a ``sample`` of `goco_mpi.bench_load.load`, in this process."""
+
+    def sample(setup: Setup) -> list[float]:
+        from goco_mpi import bench_load
+
+        return bench_load.load(REPEATS, kind, n_rows, n_features)
+
+    return sample
 
 
 def simulated(function: str, **options: int) -> Callable[[Setup], list[float]]:
@@ -182,6 +194,10 @@ MEMBERS = (
         60.0,
         unit="MiB",
     ),
+    Member("load", "shard store, to a bare read", loaded("store", 20_000, 500), 1.5),
+    Member("load", ".npy, to a bare read", loaded("npy", 20_000, 500), 1.5),
+    *([Member("load", "HDF5, to a bare read", loaded("hdf5", 20_000, 500))] if find_spec("h5py") else []),
+    Member("load", "svmlight like a9a, to scikit-learn", loaded("svmlight", 32_561, 123), 2.5),
     Member("startup", "ours to bare mpi4py", startup),
     Member("recovery", "rank frozen for 1 s", on_ranks("recovery", rank=3, frozen_s=1.0), 5.0, unit="rounds"),
     *(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import os
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from goco_mpi import bench, bench_peers, bench_simulation
+from goco_mpi import bench, bench_load, bench_peers, bench_simulation
 from goco_mpi.bench import Member, Setup, figure, on_ranks
 from goco_mpi.cli import main
 from goco_mpi.core.events import NONE, Events
@@ -26,7 +27,7 @@ from goco_mpi.engine.freezing import Freeze, rounds_to_trust, seconds_lost
 from goco_mpi.errors import InputError, RunError
 
 KEYS = {"name", "case", "value", "unit", "bound", "ok", "median", "min", "max", "repeats"}
-NAMES = ["exchange", "isolation", "memory", "startup", "recovery", "simulate", "peers"]
+NAMES = ["exchange", "isolation", "memory", "load", "startup", "recovery", "simulate", "peers"]
 
 
 @pytest.fixture
@@ -192,6 +193,11 @@ def test_a_rank_has_its_shards_once_in_memory(setup: Setup, monkeypatch: pytest.
     # Each of two ranks holds all 96 MiB: a second copy would be as much again.
     sample = on_ranks("over_shards", apart=True, n_samples=25_000, n_features=500, rounds=3)
     assert 10.0 < measured(monkeypatch, setup, 2, bench.beyond_python(sample)) < 100.0
+
+
+@pytest.mark.parametrize("kind", bench_load.WRITERS)
+def test_loading_is_measured_in_this_process(kind: str, setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert 0.0 < measured(monkeypatch, setup, 0, bench.loaded(kind, n_rows=300, n_features=20)) < math.inf
 
 
 def test_startup_is_measured_against_bare_mpi4py(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:

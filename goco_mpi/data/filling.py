@@ -57,23 +57,28 @@ def targets(source: Source, parts: Sequence[Rows]) -> Array:
 def _dense(source: Source, parts: Sequence[Rows], intercept: bool) -> NDArray[Any]:
     n_rows, width = sum(count(rows) for rows in parts), source.n_features
     out = np.empty((n_rows, width + intercept), source.dtype)
-    out[:, width:] = 1.0
+    _fill(source, parts, out[:, :width])
+    out[:, width:] = 1.0  # last: the system makes a page when it is first written to, best by what fills it
+    return out
+
+
+def _fill(source: Source, parts: Sequence[Rows], out: NDArray[Any]) -> None:
+    """Put dense rows into ``out``, one part after the other."""
     if all(isinstance(rows, slice) for rows in parts):
         start = 0
         for rows in parts:
             end = start + count(rows)
-            source.read_into(rows, out[start:end, :width])
+            source.read_into(rows, out[start:end])
             start = end
-        return out
+        return
     wanted, order = _in_file_order(parts)
     if (np.diff(order) == 1).all():
-        source.read_into(wanted, out[:, :width])
-        return out
-    block = max(1, BLOCK_BYTES // (width * out.itemsize))
-    for start in range(0, n_rows, block):
+        source.read_into(wanted, out)
+        return
+    block = max(1, BLOCK_BYTES * len(out) // out.nbytes)
+    for start in range(0, len(out), block):
         places = order[start : start + block]
-        out[places, :width] = source.features(wanted[places])
-    return out
+        out[places] = source.features(wanted[places])
 
 
 def _in_file_order(parts: Sequence[Rows]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

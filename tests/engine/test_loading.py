@@ -12,6 +12,7 @@ from test_against_simulator import assert_equals_simulation, experiment
 
 from goco_mpi.config import parse_config
 from goco_mpi.data.readers import open_source
+from goco_mpi.data.sharding import make_store
 from goco_mpi.engine.session import Session
 from goco_mpi.engine.train import train
 from goco_mpi.errors import InputError
@@ -91,6 +92,42 @@ def test_the_record_says_what_each_rank_read_and_took(session: Session) -> None:
         columns = read_run(directory / "run").ranks
         assert [row["bytes_read"] for row in columns] == read
         assert all(row["peak_mib"] > 10.0 and row["load_s"] > 0.0 for row in columns)
+
+
+@pytest.mark.mpi(min_size=1)
+@pytest.mark.parametrize("kind", ["npy", "store"])
+def test_a_rank_reads_the_bytes_of_its_shards_and_no_others(kind: str, session: Session) -> None:
+    rng = np.random.default_rng(0)
+    n, width, shards = 2400, 16, 12
+    with common_directory(session) as directory:
+        if session.rank == 0:
+            np.save(directory / "features.npy", rng.standard_normal((n, width)))
+            np.save(directory / "targets.npy", rng.standard_normal(n))
+        session.barrier()
+        data = {"source": str(directory / "features.npy"), "targets": str(directory / "targets.npy")}
+        data |= {"shards": shards, "partition": "in_order", "test_fraction": 0.0}
+        if kind == "store":
+            if session.rank == 0:
+                make_store(parse_config({"data": data}).data, 0, directory / "store", force=False, origin={})
+            session.barrier()
+            data = {"source": str(directory / "store"), **{key: data[key] for key in list(data)[2:]}}
+        raw = experiment(session.size, rounds=3, data=data, objective={"kind": "least_squares"})
+        outcome = train(parse_config(raw), session)
+        for row in [] if outcome is None else outcome.ranks:
+            mine = row["rows"] * (width + 1) * 8
+            assert session.size <= 2 or row["rows"] < n
+            # Beside its rows a rank reads headers, and rank 0 of a store what is told of the chunks.
+            assert mine <= row["bytes_read"] <= mine + 4096
+        if kind == "store":
+            session.barrier()
+            if session.rank == 0:
+                with (directory / "store" / "features.npy").open("r+b") as file:
+                    file.seek(-100, 2)  # in the last shard, which not every rank reads
+                    file.write(b"\x00" * 8)
+            session.barrier()
+            with pytest.raises(InputError, match=r"features.npy in shard 11.*checksum") as caught:
+                train(parse_config(raw), session)
+            assert caught.value.agreed
 
 
 @pytest.mark.mpi(min_size=1)
