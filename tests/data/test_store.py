@@ -117,6 +117,21 @@ def test_any_rows_are_those_rows(tmp_path_factory, draws):
                 np.testing.assert_array_equal(out[:, :D], features[rows])
 
 
+def test_a_store_cut_along_a_column_has_each_site_whole(tmp_path):
+    pytest.importorskip("pyarrow")
+    sites = np.random.default_rng(1).choice(["oslo", "bonn", "rome"], N)
+    lines = [f"{row},{site},{row % 2}" for row, site in enumerate(sites)]
+    (tmp_path / "data.csv").write_text("\n".join(["number,site,target", *lines]) + "\n")
+    keys = {"partition": "by_column", "partition_column": "site", "shards": 3, "test_fraction": 0.25}
+    made({"source": str(tmp_path / "data.csv")}, tmp_path / "store", **keys)
+    assert parse_config({"data": {"source": str(tmp_path / "store")}}).data.partition_column == "site"
+    with opened(tmp_path / "store") as stored:
+        assert stored.n_features == 1
+        found = [set(sites[stored.features(rows)[:, 0].astype(int)]) for rows in stored.cut.shards]
+        assert found == [{"bonn"}, {"oslo"}, {"rome"}]
+        assert stored.cut.test == slice(N - 58, N)
+
+
 def test_the_store_of_a_generator_has_its_samples_and_its_shards(tmp_path):
     keys = {"n_samples": 500, "n_features": 4, "partition": "in_order", "heterogeneity": 1.0}
     for kind in ("synthetic_regression", "synthetic_sparse"):

@@ -54,6 +54,7 @@ def assert_equals_simulation(raw: dict) -> None:
     assert outcome is not None
     np.testing.assert_allclose(outcome.stacked_params, expected.stacked_params, rtol=1e-12, atol=1e-14)
     assert outcome.step_size == expected.step_size
+    assert outcome.gradient_dissimilarity == pytest.approx(expected.gradient_dissimilarity, rel=1e-9)
     for mine, theirs in zip(outcome.history, expected.history, strict=True):
         assert mine["round"] == theirs["round"]
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=1e-10)
