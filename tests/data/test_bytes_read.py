@@ -7,9 +7,17 @@ import numpy as np
 import pytest
 from formats import hdf5, hdf5_csr, hdf5_in_chunks, npy, npy_in_columns, npz, npz_csr, opened, parquet, svmlight
 
+from goco_mpi.data.readers import memory
+
 N, WIDTH, SHARDS = 3200, 12, 16
 FEATURES = np.random.default_rng(0).standard_normal((N, WIDTH)).round(6)
 TARGETS = np.arange(N, dtype=float)
+
+
+@pytest.fixture(autouse=True)
+def large_files(monkeypatch):
+    """As if these files were: small ones rank 0 reads for all."""
+    monkeypatch.setattr(memory, "SMALL_BYTES", 0)
 
 
 def row_group_of_200(directory, features, targets):
@@ -135,3 +143,19 @@ print(*{{"h5py", "pyarrow", "sklearn", "scipy"}} & set(sys.modules))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.split() == []
+
+
+@pytest.mark.parametrize("write", [svmlight, parquet], ids=lambda write: write.__name__)
+def test_a_small_file_that_needs_a_large_library_is_read_by_rank_0_alone(tmp_path, write, monkeypatch):
+    monkeypatch.undo()
+    options = write(tmp_path, FEATURES, TARGETS)
+    assert Path(options["source"]).stat().st_size < memory.SMALL_BYTES
+    first, *others = (
+        opened(3, partition="by_column", partition_column="x1", **options) if write is parquet else opened(3, **options)
+    )
+    assert first.whole and all(source.whole and source.bytes_read == 0 for source in others)
+    assert {source.n_samples for source in others} == {N}
+    np.testing.assert_array_equal(first.targets(slice(None)), TARGETS)
+    if write is parquet:
+        np.testing.assert_array_equal(first.column("x1"), FEATURES[:, 1])
+        assert first.n_features == WIDTH - 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,6 +13,9 @@ from goco_mpi.data.crew import Crew
 from goco_mpi.data.readers.rows import check_csr_finite, check_finite, check_shapes
 from goco_mpi.data.source import Rows, Source
 from goco_mpi.errors import InputError
+
+SMALL_BYTES = 16 << 20
+"""Text of this length takes rank 0 a second to parse."""
 
 
 class InMemory(Source):
@@ -120,3 +124,24 @@ def held_by_rank_zero(crew: Crew, read: Callable[[], InMemory]) -> Source:
 
     facts = crew.together(told)[0]
     return HeldByRankZero(*facts) if here is None else here
+
+
+def is_small(crew: Crew, path: str) -> bool:
+    """Return whether rank 0 had better read a file for all: so the others need not import the library that reads it."""
+
+    def look() -> bool:
+        try:
+            return crew.rank == 0 and os.path.getsize(path) <= SMALL_BYTES  # noqa: PTH202 - of a name as it is given
+        except OSError:
+            return False  # who opens it will say why
+
+    return crew.size > 1 and crew.together(look)[0]
+
+
+def held(source: Source, partition_column: str | None) -> InMemory:
+    """Read all of a source into memory, and close it."""
+    with source:
+        every = slice(None)
+        columns = None if partition_column is None else {partition_column: source.column(partition_column)}
+        features, targets = source.features(every), source.targets(every)
+        return InMemory(source.name, features, targets, columns, source.bytes_read)

@@ -19,7 +19,7 @@ from goco_mpi.data.crew import Crew
 from goco_mpi.data.readers.arrays import ArraySource, opened_by_all
 from goco_mpi.data.readers.csr import CsrRows
 from goco_mpi.data.readers.file import InputFile
-from goco_mpi.data.readers.memory import InMemory, held_by_rank_zero
+from goco_mpi.data.readers.memory import InMemory, held, held_by_rank_zero
 from goco_mpi.data.readers.rows import BLOCK_BYTES, GAP_BYTES, LoadedRows, RowReader, check_numbers, one_line
 from goco_mpi.data.source import Source
 from goco_mpi.errors import InputError
@@ -160,8 +160,7 @@ def _inflated(config: DataConfig) -> InMemory:
                 source = _source(config, file, arrays.files, lambda name: LoadedRows(file.called, arrays[name]))
         except (ValueError, EOFError, OSError, zlib.error, zipfile.BadZipFile, NotImplementedError) as error:
             raise InputError(f"{file.called} cannot be read: {one_line(error)}.") from None
-        every = slice(None)
-        return InMemory(config.source, source.features(every), source.targets(every), bytes_read=file.bytes_read)
+        return held(source, config.partition_column)
 
 
 def _source(

@@ -13,6 +13,7 @@ from goco_mpi.data.crew import Crew
 from goco_mpi.data.readers.arrays import opened_by_all
 from goco_mpi.data.readers.columns import check_there, choose, names_of, numbers
 from goco_mpi.data.readers.file import InputFile, needs
+from goco_mpi.data.readers.memory import held, held_by_rank_zero, is_small
 from goco_mpi.data.readers.rows import check_finite, check_shapes, one_line
 from goco_mpi.data.source import Source
 from goco_mpi.errors import InputError
@@ -20,7 +21,9 @@ from goco_mpi.schema import DataConfig
 
 
 def open_parquet(config: DataConfig, seed: int, crew: Crew) -> Source:
-    """Open a table whose column ``config.target_column`` has the targets."""
+    """Open a table whose column ``config.target_column`` has the targets. A small one rank 0 reads."""
+    if is_small(crew, config.source):
+        return held_by_rank_zero(crew, lambda: held(ParquetSource(config), config.partition_column))
     return opened_by_all(crew, lambda: ParquetSource(config))
 
 

@@ -13,6 +13,7 @@ from goco_mpi.data.crew import Crew
 from goco_mpi.data.readers.arrays import check_same
 from goco_mpi.data.readers.csr import CsrAssembly
 from goco_mpi.data.readers.file import InputFile
+from goco_mpi.data.readers.memory import held, held_by_rank_zero, is_small
 from goco_mpi.data.readers.rows import BLOCK_BYTES, GAP_BYTES, check_csr_finite, check_finite, check_shapes, pieces
 from goco_mpi.data.source import Rows, Source
 from goco_mpi.errors import InputError
@@ -26,10 +27,12 @@ COLUMNS = 2**31
 def open_svmlight(config: DataConfig, seed: int, crew: Crew) -> Source:
     """Open a file of lines ``label index:value ...``.
 
-    Each member parses its part of the file once, for targets, where rows begin and how long they are; what all found
-    is exchanged. The features of a row are parsed again when they are asked for. Whether the first feature is 0 or 1
-    depends on whether any line has a 0, so that all must be known.
+    A small one rank 0 reads. Of others each member parses its part once, for targets, where rows begin and how long
+    they are; what all found is exchanged. The features of a row are parsed again when they are asked for. Whether the
+    first feature is 0 or 1 depends on whether any line has a 0, so that all must be known.
     """
+    if is_small(crew, config.source):
+        return held_by_rank_zero(crew, lambda: held(open_svmlight(config, seed, Crew()), config.partition_column))
     file: InputFile | None = None
 
     def scan() -> _Scan:
