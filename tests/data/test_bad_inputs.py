@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from formats import (
+from sample_files import (
     DENSE,
     FORMATS,
     csr_arrays,
@@ -380,3 +380,22 @@ def test_what_one_rank_cannot_open_all_refuse_in_its_words_and_leave_nothing_ope
     messages = in_crew(3, work)
     assert messages == [f"data.source {gone!r} cannot be read: No such file or directory."] * 3
     assert len(list(Path("/dev/fd").iterdir())) == opened_before
+
+
+@pytest.mark.parametrize("write", FORMATS, ids=name_of)
+def test_damaged_bytes_are_read_or_refused_and_nothing_else(tmp_path, write):
+    options = write(tmp_path, FEATURES, TARGETS)
+    path, rng, refused = Path(options["source"]), np.random.default_rng(5), 0
+    content = path.read_bytes()
+    for _ in range(60):
+        damaged = bytearray(content)
+        for near in (min(600, len(content)), len(content)):  # most of what is not a number is in the beginning
+            damaged[rng.integers(near)] ^= 1 << int(rng.integers(8))
+        path.write_bytes(damaged)
+        try:
+            with open_source(DataConfig(**options), 0) as source:
+                read_all(source)
+        except InputError as error:
+            assert "\n" not in str(error)
+            refused += 1
+    assert refused

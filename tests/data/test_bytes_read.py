@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from formats import hdf5, hdf5_csr, hdf5_in_chunks, npy, npy_in_columns, npz, npz_csr, opened, parquet, svmlight
+from sample_files import hdf5, hdf5_csr, hdf5_in_chunks, npy, npy_in_columns, npz, npz_csr, opened, parquet, svmlight
 
 from goco_mpi.data.readers import memory
 
@@ -22,7 +22,7 @@ def large_files(monkeypatch):
 
 def row_group_of_200(directory, features, targets):
     import pyarrow.parquet
-    from formats import table
+    from sample_files import table
 
     path = directory / "groups.parquet"
     pyarrow.parquet.write_table(table(features, targets), path, row_group_size=200, compression=None)

@@ -1,12 +1,16 @@
 """All formats load the same, whoever asks for which rows."""
 
+import h5py
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
 import pytest
 import scipy.sparse as sp
-from formats import DENSE, FORMATS, SPARSE, dense, opened
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from sample_files import DENSE, FORMATS, SPARSE, dense, opened
 from sklearn.datasets import dump_svmlight_file
 
 from goco_mpi.data.readers import open_source, rows, svmlight
@@ -118,7 +122,7 @@ def test_svmlight_lines_are_found_among_comments_and_blanks_wherever_the_parts_a
 
 
 def test_a_file_that_is_not_the_same_to_all_ranks_is_refused(tmp_path):
-    from formats import in_crew, npy
+    from sample_files import in_crew, npy
 
     from goco_mpi.errors import InputError
 
@@ -132,6 +136,33 @@ def test_a_file_that_is_not_the_same_to_all_ranks_is_refused(tmp_path):
 
     with pytest.raises(InputError, match=r"Rank 0 sees samples of shape \(9, 2\), rank 2 samples of shape \(7, 2\)"):
         in_crew(3, work)
+
+
+def test_columns_are_told_apart_by_their_whole_names(tmp_path):
+    # Arrow takes "y" for the prefix of "y.lag" too, and returns columns in the order of the file.
+    table = pa.table({"y.lag": [1.0, 2.0], "y": [0.0, 1.0], "z": [5, 6]})
+    pa.parquet.write_table(table, tmp_path / "data.parquet")
+    pa.csv.write_csv(table, tmp_path / "data.csv")
+    for name in ("data.parquet", "data.csv"):
+        (source,) = opened(1, source=str(tmp_path / name), target_column="y")
+        with source:
+            np.testing.assert_array_equal(source.targets(EVERY), [0.0, 1.0])
+            np.testing.assert_array_equal(source.features(EVERY), [[1.0, 5.0], [2.0, 6.0]])
+
+
+def test_groups_are_read_from_named_columns_and_are_no_features(tmp_path):
+    sites = np.array(["b", "a", "b"])
+    table = pa.table({"x": [1.0, 2.0, 3.0], "site": sites, "target": [0, 1, 0]})
+    pa.parquet.write_table(table, tmp_path / "data.parquet")
+    pa.csv.write_csv(table, tmp_path / "data.csv")
+    with h5py.File(tmp_path / "data.h5", "w") as file:
+        file["features"], file["targets"] = [[1.0], [2.0], [3.0]], [0, 1, 0]
+        file["site"] = sites.astype(object)
+    for name in ("data.parquet", "data.csv", "data.h5"):
+        (source,) = opened(1, source=str(tmp_path / name), partition="by_column", partition_column="site")
+        with source:
+            assert source.column("site").tolist() == sites.tolist()
+            np.testing.assert_array_equal(source.features(EVERY), [[1.0], [2.0], [3.0]])
 
 
 def test_csr_with_repeated_and_unsorted_columns_is_put_in_order(tmp_path):

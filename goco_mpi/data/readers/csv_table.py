@@ -6,9 +6,8 @@ import numpy as np
 
 from goco_mpi.data.crew import Crew
 from goco_mpi.data.readers.columns import choose, names_of, numbers
-from goco_mpi.data.readers.file import InputFile, needs
+from goco_mpi.data.readers.file import InputFile, needs, refusing
 from goco_mpi.data.readers.memory import InMemory, held_by_rank_zero
-from goco_mpi.data.readers.rows import one_line
 from goco_mpi.data.source import Source
 from goco_mpi.errors import InputError
 from goco_mpi.schema import DataConfig
@@ -24,11 +23,9 @@ def _read(config: DataConfig) -> InMemory:
     with InputFile(config.source) as file:
         if not file.size:
             raise InputError(f"{file.called} is empty.")
-        try:
+        with refusing(f"{file.called} is not a CSV file"):
             table = csv.read_csv(file, read_options=csv.ReadOptions(use_threads=False))
             names = table.column_names
-        except (OSError, ValueError, KeyError) as error:
-            raise InputError(f"{file.called} is not a CSV file: {one_line(error)}.") from None
         if all(_is_number(name) for name in names):
             raise InputError(f"{file.called} must name its columns in the first line. Got {', '.join(names[:5])}.")
         if not table.num_rows:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -137,3 +139,18 @@ def needs(module: str, extra: str, source: str) -> Any:
         raise InputError(
             f"data.source {source!r} needs {module}, which is not installed: pip install 'goco-mpi[{extra}]'."
         ) from None
+
+
+@contextmanager
+def refusing(what: str) -> Iterator[None]:
+    """Turn whatever a library raises over a file's content into an `InputError` that begins with ``what``.
+
+    Fed with damaged bytes they raise nearly anything.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise InputError(f"{what}: {said}.") from None

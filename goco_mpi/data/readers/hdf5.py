@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from goco_mpi.data.crew import Crew
 from goco_mpi.data.readers.arrays import ArraySource, opened_by_all
 from goco_mpi.data.readers.csr import CsrRows
-from goco_mpi.data.readers.file import InputFile, needs
-from goco_mpi.data.readers.rows import BLOCK_BYTES, GAP_BYTES, RowReader, check_numbers, one_line
+from goco_mpi.data.readers.file import InputFile, needs, refusing
+from goco_mpi.data.readers.rows import BLOCK_BYTES, GAP_BYTES, RowReader, check_numbers
 from goco_mpi.data.source import Source
 from goco_mpi.errors import InputError
 from goco_mpi.schema import DataConfig
@@ -35,21 +35,18 @@ class Hdf5Source(ArraySource):
         file = InputFile(config.source)
         self._hdf5: Any = None
         try:
-            try:
+            with refusing(f"{file.called} is not an HDF5 file, or damaged"):
                 self._hdf5 = h5py.File(file, "r")
-            except (OSError, ValueError, RuntimeError) as error:
-                raise InputError(f"{file.called} is not an HDF5 file, or damaged: {one_line(error)}.") from None
-            features: RowReader | CsrRows
-            name = config.features or "features"
-            if isinstance(_node(file.called, self._hdf5, name, "data.features"), h5py.Group):
-                features = _csr(file.called, self._hdf5[name])
-            else:
-                features = Hdf5Rows(file.called, _dataset(file.called, self._hdf5, name, "data.features"))
-                check_numbers(file.called, f"dataset {name!r}", features.shape, features.dtype, 2)
-            targets = Hdf5Rows(
-                file.called, _dataset(file.called, self._hdf5, config.target_column or "targets", "data.target_column")
-            )
-            check_numbers(file.called, "the dataset of targets", targets.shape, targets.dtype, 1)
+                features: RowReader | CsrRows
+                name = config.features or "features"
+                if isinstance(_node(file.called, self._hdf5, name, "data.features"), h5py.Group):
+                    features = _csr(file.called, self._hdf5[name])
+                else:
+                    features = Hdf5Rows(file.called, _dataset(file.called, self._hdf5, name, "data.features"))
+                    check_numbers(file.called, f"dataset {name!r}", features.shape, features.dtype, 2)
+                name = config.target_column or "targets"
+                targets = Hdf5Rows(file.called, _dataset(file.called, self._hdf5, name, "data.target_column"))
+                check_numbers(file.called, f"dataset {name!r}", targets.shape, targets.dtype, 1)
             super().__init__(config.source, features, targets, config.dtype, [file])
         except BaseException:
             if self._hdf5 is not None:
@@ -60,15 +57,14 @@ class Hdf5Source(ArraySource):
     def column(self, name: str) -> NDArray[Any]:
         """See `Source`: a dataset of that name."""
         called = f"data.source {self.name!r}"
-        dataset = _dataset(called, self._hdf5, name, "data.partition_column")
+        with refusing(f"{called}: dataset {name!r} cannot be read"):
+            dataset = _dataset(called, self._hdf5, name, "data.partition_column")
         if dataset.shape != (self.n_samples,):
             raise InputError(
                 f"{called}: dataset {name!r} must have one value a row, {self.n_samples}. Got shape {dataset.shape}."
             )
-        try:
+        with refusing(f"{called}: dataset {name!r} cannot be read"):
             values: NDArray[Any] = dataset.asstr()[:] if dataset.dtype.kind == "O" else dataset[:]
-        except (OSError, TypeError, ValueError) as error:
-            raise InputError(f"{called}: dataset {name!r} cannot be read: {one_line(error)}.") from None
         self._count()
         return values
 
@@ -91,10 +87,8 @@ class Hdf5Rows(RowReader):
 
     def read(self, start: int, stop: int, out: NDArray[Any]) -> None:
         """See `RowReader`."""
-        try:
+        with refusing(f"{self.called}, {self._dataset.name!r}, cannot be read"):
             out[...] = self._dataset[start:stop]
-        except (OSError, ValueError, RuntimeError) as error:
-            raise InputError(f"{self.called}, {self._dataset.name!r}, cannot be read: {one_line(error)}.") from None
 
 
 def _csr(called: str, group: Any) -> CsrRows:
@@ -108,12 +102,10 @@ def _csr(called: str, group: Any) -> CsrRows:
 
 
 def _node(called: str, group: Any, name: str, parameter: str) -> Any:
-    try:
-        return group[name]
-    except (KeyError, ValueError, RuntimeError, OSError):
-        raise InputError(
-            f"{parameter} = {name!r}: {called} has no such dataset. It has {', '.join(group) or 'none'}."
-        ) from None
+    if name not in group:
+        there = ", ".join(map(str, group)) or "none"
+        raise InputError(f"{parameter} = {name!r}: {called} has no such dataset. It has {there}.")
+    return group[name]
 
 
 def _dataset(called: str, group: Any, name: str, parameter: str) -> Any:

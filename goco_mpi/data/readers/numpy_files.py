@@ -6,7 +6,6 @@ import math
 import os
 import struct
 import zipfile
-import zlib
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,9 @@ from numpy.typing import NDArray
 from goco_mpi.data.crew import Crew
 from goco_mpi.data.readers.arrays import ArraySource, opened_by_all
 from goco_mpi.data.readers.csr import CsrRows
-from goco_mpi.data.readers.file import InputFile
+from goco_mpi.data.readers.file import InputFile, refusing
 from goco_mpi.data.readers.memory import InMemory, held, held_by_rank_zero
-from goco_mpi.data.readers.rows import BLOCK_BYTES, GAP_BYTES, LoadedRows, RowReader, check_numbers, one_line
+from goco_mpi.data.readers.rows import BLOCK_BYTES, GAP_BYTES, LoadedRows, RowReader, check_numbers
 from goco_mpi.data.source import Source
 from goco_mpi.errors import InputError
 from goco_mpi.schema import DataConfig
@@ -53,14 +52,12 @@ class NpyRows(RowReader):
 
     def __init__(self, file: InputFile, offset: int = 0, called: str | None = None, end: int | None = None) -> None:
         self.called = called or file.called
-        try:
+        with refusing(f"{self.called} is not a numpy file of numbers"):
             file.seek(offset)
             version = npy.read_magic(file)
             # Version 3 differs in the names of columns of records, which are refused anyway.
             header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
             self.shape, self._column_major, self.dtype = header(file)
-        except (ValueError, EOFError, SyntaxError, TypeError, OSError) as error:
-            raise InputError(f"{self.called} is not a numpy file of numbers: {one_line(error)}.") from None
         self._file, self._offset = file, file.tell()
         if self.dtype.kind in "fiub":
             last = file.size if end is None else min(end, file.size)
@@ -126,10 +123,8 @@ def open_npz(config: DataConfig, seed: int, crew: Crew) -> Source:
 
 
 def _directory(file: InputFile) -> zipfile.ZipFile:
-    try:
+    with refusing(f"{file.called} is not an .npz archive, or damaged"):
         return zipfile.ZipFile(file)
-    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as error:
-        raise InputError(f"{file.called} is not an .npz archive, or damaged: {one_line(error)}.") from None
 
 
 def _is_compressed(path: str) -> bool:
@@ -155,11 +150,8 @@ def _in_place(config: DataConfig) -> ArraySource:
 
 def _inflated(config: DataConfig) -> InMemory:
     with InputFile(config.source) as file:
-        try:
-            with np.load(file, allow_pickle=False) as arrays:
-                source = _source(config, file, arrays.files, lambda name: LoadedRows(file.called, arrays[name]))
-        except (ValueError, EOFError, OSError, zlib.error, zipfile.BadZipFile, NotImplementedError) as error:
-            raise InputError(f"{file.called} cannot be read: {one_line(error)}.") from None
+        with refusing(f"{file.called} cannot be read"), np.load(file, allow_pickle=False) as arrays:
+            source = _source(config, file, arrays.files, lambda name: LoadedRows(file.called, arrays[name]))
         return held(source, config.partition_column)
 
 

@@ -220,8 +220,3 @@ def check_shapes(called: str, features: tuple[int, ...], targets: tuple[int, ...
         raise InputError(
             f"{called} must have one target a row. Got features of shape {features} and targets of shape {targets}."
         )
-
-
-def one_line(error: BaseException) -> str:
-    """Return what an error of a library says, as a part of a sentence."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")

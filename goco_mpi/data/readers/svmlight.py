@@ -176,7 +176,7 @@ def _parse(
         features, targets = load_svmlight_file(
             io.BytesIO(text), n_features=n_features, dtype=dtype, zero_based=zero_based
         )
-    except (ValueError, IndexError, OverflowError) as error:
+    except Exception as error:  # a parser of any text raises nearly anything
         half = (text.rfind(b"\n", 0, len(text) // 2) + 1) or (text.find(b"\n") + 1)
         if 0 < half < len(text):  # narrows it down to the first line at fault
             _parse(file, text[:half], begin, dtype, n_features, zero_based)
