@@ -111,6 +111,18 @@ def loaded(kind: str, n_rows: int, n_features: int) -> Callable[[Setup], list[fl
     return sample
 
 
+def computed(function: str, **options: Any) -> Callable[[Setup], list[float]]:
+    """Return a ``sample`` that calls a function of `goco_mpi.bench_gradient`, in this process."""
+
+    def sample(setup: Setup) -> list[float]:
+        from goco_mpi import bench_gradient
+
+        samples: list[float] = getattr(bench_gradient, function)(REPEATS, **options)
+        return samples
+
+    return sample
+
+
 def simulated(function: str, **options: int) -> Callable[[Setup], list[float]]:
     """Return a ``sample`` that calls a function of `goco_mpi.bench_simulation`, in this process."""
 
@@ -194,6 +206,27 @@ MEMBERS = (
         60.0,
         unit="MiB",
     ),
+    Member("gradient", "dense, bytes/s to reading's", computed("dense", against="reading"), 0.8, at_most=False),
+    Member(
+        "gradient", "dense, numpy's two products to it", computed("dense", against="two_products"), 1.5, at_most=False
+    ),
+    Member("gradient", "dense, float64 to float32", computed("dense", against="float64", dtype="float32")),
+    *(
+        Member(
+            "gradient",
+            f"CSR, {rows}, {kind}, scipy's to it",
+            computed("csr", kind=kind, **options),
+            bound,
+            at_most=False,
+        )
+        for rows, options, bound in (
+            ("like a9a", {}, 1.2),
+            ("20 times a9a", {"times": 20}, 1.2),
+            ("any values", {"ones": False}, None),
+        )
+        for kind in ("least_squares", "logistic")
+    ),
+    Member("gradient", "coded over 3 shards to one shard", computed("coded", n_shards=3), 1.05),
     Member("load", "shard store, to a bare read", loaded("store", 20_000, 500), 1.5),
     Member("load", ".npy, to a bare read", loaded("npy", 20_000, 500), 1.5),
     *([Member("load", "HDF5, to a bare read", loaded("hdf5", 20_000, 500))] if find_spec("h5py") else []),

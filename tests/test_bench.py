@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from goco_mpi import bench, bench_load, bench_peers, bench_simulation
+from goco_mpi import bench, bench_gradient, bench_load, bench_peers, bench_simulation
 from goco_mpi.bench import Member, Setup, figure, on_ranks
 from goco_mpi.cli import main
+from goco_mpi.core import objectives
 from goco_mpi.core.events import NONE, Events
 from goco_mpi.core.pace.suspicion import TRUSTED_AFTER
 from goco_mpi.core.simulate import simulate
@@ -27,7 +28,7 @@ from goco_mpi.engine.freezing import Freeze, rounds_to_trust, seconds_lost
 from goco_mpi.errors import InputError, RunError
 
 KEYS = {"name", "case", "value", "unit", "bound", "ok", "median", "min", "max", "repeats"}
-NAMES = ["exchange", "isolation", "memory", "load", "startup", "recovery", "simulate", "peers"]
+NAMES = ["exchange", "isolation", "memory", "gradient", "load", "startup", "recovery", "simulate", "peers"]
 
 
 @pytest.fixture
@@ -213,6 +214,23 @@ def test_a_rank_that_caught_up_is_waited_for_after_the_rounds_that_suspicion_say
 
 
 # --- what the members compute ---
+
+
+@pytest.mark.parametrize("against", ["reading", "two_products", "float64"])
+def test_gradients_are_measured_in_this_process(against: str) -> None:
+    assert all(ratio > 0.0 for ratio in bench_gradient.dense(2, against, "float32", nbytes=1 << 22))
+    assert len(bench_gradient.coded(2, 3, nbytes=1 << 22)) == 2
+    assert len(bench_gradient.csr(2, "logistic", ones=against == "reading")) == 2
+
+
+@pytest.mark.parametrize("kind", ["least_squares", "logistic"])
+@pytest.mark.parametrize("ones", [False, True])
+def test_what_a_gradient_is_measured_against_is_the_same_gradient(kind: str, ones: bool) -> None:
+    rows, params = bench_gradient.like_a9a(500, ones), np.linspace(-1.0, 1.0, bench_gradient.A9A_FEATURES)
+    objective = objectives.build(kind, len(params), bench_gradient.L2, 2)
+    found = objective.gradient(params, rows)
+    np.testing.assert_allclose(bench_gradient.products(kind, rows, params), found, rtol=1e-12, atol=1e-14)
+    assert 0.98 < rows.features.nnz / (500 * bench_gradient.A9A_ONES) < 1.0
 
 
 def test_the_simulator_is_measured_in_this_process(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from goco_mpi import __version__, record, software
 from goco_mpi.config import parse_config, to_dict
+from goco_mpi.core.objectives import kernels
 from goco_mpi.errors import InputError, RunError
 from goco_mpi.outcome import Death, Outcome
 from goco_mpi.record import read_run, refuse_existing, write_run
@@ -250,6 +251,7 @@ def test_software_names_the_libraries_that_compute():
     found = software.software()
     assert found["libraries"]["numpy"] == np.__version__
     assert set(found["libraries"]) == set(software.LIBRARIES)
+    assert found["gradients"].startswith("numpy" if kernels.compiled is None else "compiled (")
     json.dumps(found, allow_nan=False)
 
 

@@ -138,6 +138,27 @@ def test_classes_that_do_not_exist_are_nobodys_and_harm_nothing():
         np.testing.assert_allclose(one, other, rtol=1e-12)
 
 
+@pytest.mark.parametrize("kind", objectives.KINDS)
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("wide", [False, True])
+def test_rows_of_ones_are_multiplied_without_looking_at_their_values(kind, dtype, wide):
+    objective, rows, params = make(kind, True, 4, 150, 20, dtype, wide)
+    rows.features.data[:] = 1.0
+    assert kernels.fit(kind, rows)
+    assert rows.known["ones"]
+    found = results(objective, rows, params)
+    almost = rows.features.copy()
+    almost.data[-1] = 2.0
+    other = dataclasses.replace(rows, features=almost)
+    assert kernels.fit(kind, other)
+    assert not other.known["ones"]
+    assert np.abs(results(objective, other, params)[1] - found[1]).max() > 1e-6
+    with numpy_alone():
+        expected = results(objective, rows, params)
+    for one, two in zip(found, expected, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-12, atol=1e-12)
+
+
 def hostile(n_rows=4, n_columns=3, **changes):
     matrix = sp.csr_array(np.ones((n_rows, n_columns)))
     for name, (place, value) in changes.items():
@@ -189,21 +210,35 @@ def test_arrays_that_do_not_fit_are_refused_before_they_are_read():
         with pytest.raises((BufferError, ValueError)):
             COMPILED.dense(*good[:5], bad, False)
     matrix = sp.csr_array(x)
-    good = (0, matrix.data, matrix.indices, matrix.indptr, 0, 4, 3, vector, vector, np.ones(3), np.zeros(3), False)
+    good = (
+        0,
+        matrix.data,
+        matrix.indices,
+        matrix.indptr,
+        False,
+        0,
+        4,
+        3,
+        vector,
+        vector,
+        np.ones(3),
+        np.zeros(3),
+        False,
+    )
     COMPILED.csr(*good)
     for place, bad in (
         (0, 7),
         (1, np.ones(11)),
         (2, matrix.indices.astype(np.int64)),
-        (4, -1),
-        (4, 5),
+        (5, -1),
         (5, 5),
-        (6, 0),
-        (6, 4),
-        (7, np.ones(3)),
-        (8, np.ones(5)),
-        (9, np.ones(6)),
-        (10, np.zeros(2)),
+        (6, 5),
+        (7, 0),
+        (7, 4),
+        (8, np.ones(3)),
+        (9, np.ones(5)),
+        (10, np.ones(6)),
+        (11, np.zeros(2)),
     ):
         with pytest.raises(ValueError, match=r"fit|no kernel"):
             COMPILED.csr(*good[:place], bad, *good[place + 1 :])

@@ -111,19 +111,39 @@ typedef float narrow __attribute__((vector_size(32), aligned(4), may_alias));
 
 #define FEATURE double
 #define INDEX int32_t
+#define VALUE(e) (double)values[e]
+#define ONES 0
 #define CSR csr_double_32
 #include "_kernels_csr.h"
 #define FEATURE double
 #define INDEX int64_t
+#define VALUE(e) (double)values[e]
+#define ONES 0
 #define CSR csr_double_64
 #include "_kernels_csr.h"
 #define FEATURE float
 #define INDEX int32_t
+#define VALUE(e) (double)values[e]
+#define ONES 0
 #define CSR csr_float_32
 #include "_kernels_csr.h"
 #define FEATURE float
 #define INDEX int64_t
+#define VALUE(e) (double)values[e]
+#define ONES 0
 #define CSR csr_float_64
+#include "_kernels_csr.h"
+#define FEATURE double
+#define INDEX int32_t
+#define VALUE(e) 1.0
+#define ONES 1
+#define CSR csr_ones_32
+#include "_kernels_csr.h"
+#define FEATURE double
+#define INDEX int64_t
+#define VALUE(e) 1.0
+#define ONES 1
+#define CSR csr_ones_64
 #include "_kernels_csr.h"
 
 typedef double dense_function(enum kind, const void *, Py_ssize_t, Py_ssize_t, const double *, const double *,
@@ -261,9 +281,9 @@ static PyObject *csr(PyObject *module, PyObject *args)
 {
     PyObject *data, *indices, *indptr, *targets, *weights, *params, *out;
     Py_ssize_t start, stop, n_columns;
-    int kind, with_loss;
-    if (!PyArg_ParseTuple(args, "iOOOnnnOOOOp", &kind, &data, &indices, &indptr, &start, &stop, &n_columns, &targets,
-                          &weights, &params, &out, &with_loss))
+    int kind, ones, with_loss;
+    if (!PyArg_ParseTuple(args, "iOOOpnnnOOOOp", &kind, &data, &indices, &indptr, &ones, &start, &stop, &n_columns,
+                          &targets, &weights, &params, &out, &with_loss))
         return NULL;
     struct buffers buffers = {.n = 0};
     Py_buffer *x, *j, *p, *b, *c, *w, *g = NULL;
@@ -287,9 +307,9 @@ static PyObject *csr(PyObject *module, PyObject *args)
     function((enum kind)kind, x->buf, j->buf, p->buf, start, stop, n_outputs, b->buf, c->buf, w->buf, \
              g ? g->buf : NULL, with_loss, &loss)
     if (j->itemsize == 4)
-        failed = type_of(x) == 'd' ? CALL(csr_double_32) : CALL(csr_float_32);
+        failed = ones ? CALL(csr_ones_32) : type_of(x) == 'd' ? CALL(csr_double_32) : CALL(csr_float_32);
     else
-        failed = type_of(x) == 'd' ? CALL(csr_double_64) : CALL(csr_float_64);
+        failed = ones ? CALL(csr_ones_64) : type_of(x) == 'd' ? CALL(csr_double_64) : CALL(csr_float_64);
     Py_END_ALLOW_THREADS
     if (failed) {
         give_back(&buffers, NULL);
@@ -305,15 +325,15 @@ static int64_t number(const Py_buffer *view, Py_ssize_t i)
 
 static PyObject *check_csr(PyObject *module, PyObject *args)
 {
-    PyObject *indices, *indptr;
+    PyObject *data, *indices, *indptr;
     Py_ssize_t n_columns;
-    if (!PyArg_ParseTuple(args, "OOn", &indices, &indptr, &n_columns))
+    if (!PyArg_ParseTuple(args, "OOOn", &data, &indices, &indptr, &n_columns))
         return NULL;
     struct buffers buffers = {.n = 0};
-    Py_buffer *j, *p;
-    if (!(j = take(&buffers, indices, "il", 1, 0)) || !(p = take(&buffers, indptr, "il", 1, 0)))
+    Py_buffer *x, *j, *p;
+    if (!(x = take(&buffers, data, "df", 1, 0)) || !(j = take(&buffers, indices, "il", 1, 0)) || !(p = take(&buffers, indptr, "il", 1, 0)))
         return give_back(&buffers, NULL);
-    if (j->itemsize != p->itemsize || length(p) < 1)
+    if (j->itemsize != p->itemsize || length(p) < 1 || length(x) != length(j))
         return refuse(&buffers, "indices and indptr do not fit");
     const Py_ssize_t n_rows = length(p) - 1, n_values = length(j);
     int within = number(p, 0) >= 0 && number(p, n_rows) <= n_values;
@@ -325,14 +345,16 @@ static PyObject *check_csr(PyObject *module, PyObject *args)
     Py_END_ALLOW_THREADS
     if (!within)
         return refuse(&buffers, "a CSR matrix has a column number, or a row's place, outside itself");
-    Py_INCREF(Py_None);
-    return give_back(&buffers, Py_None);
+    int ones = 1;
+    for (Py_ssize_t e = 0; ones && e < n_values; e++)
+        ones = type_of(x) == 'd' ? ((const double *)x->buf)[e] == 1.0 : ((const float *)x->buf)[e] == 1.0f;
+    return give_back(&buffers, PyBool_FromLong(ones));
 }
 
 static PyMethodDef methods[] = {
     {"dense", dense, METH_VARARGS, "Add the gradient of dense rows' weighted losses to out; return their loss."},
     {"csr", csr, METH_VARARGS, "Add the gradient of CSR rows' weighted losses to out; return their loss."},
-    {"check_csr", check_csr, METH_VARARGS, "Raise ValueError if a CSR matrix points outside itself."},
+    {"check_csr", check_csr, METH_VARARGS, "Return whether all values are 1; raise ValueError if a CSR matrix points outside itself."},
     {NULL, NULL, 0, NULL},
 };
 

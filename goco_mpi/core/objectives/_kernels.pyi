@@ -20,6 +20,7 @@ def csr(
     data: NDArray[Any],
     indices: NDArray[Any],
     indptr: NDArray[Any],
+    ones: bool,
     start: int,
     stop: int,
     n_columns: int,
@@ -30,4 +31,4 @@ def csr(
     with_loss: bool,
     /,
 ) -> float: ...
-def check_csr(indices: NDArray[Any], indptr: NDArray[Any], n_columns: int, /) -> None: ...
+def check_csr(data: NDArray[Any], indices: NDArray[Any], indptr: NDArray[Any], n_columns: int, /) -> bool: ...

@@ -1,4 +1,5 @@
 /* CSR rows that have been checked, for one precision FEATURE and one length of INDEX: the function named CSR.
+ * VALUE is a stored value; where all are 1, they are not looked at, which is most of what would be read.
  *
  * The sums and the scattering go by fours and end in a switch: a loop whose last turn cannot be predicted costs as much
  * as the work of a short row.
@@ -10,18 +11,18 @@ static inline double JOIN(CSR, output)(const FEATURE *restrict values, const IND
     double even = 0.0, odd = 0.0;
     Py_ssize_t e = 0;
     for (; e + 4 <= n; e += 4) {
-        even += (double)values[e] * params[columns[e]];
-        odd += (double)values[e + 1] * params[columns[e + 1]];
-        even += (double)values[e + 2] * params[columns[e + 2]];
-        odd += (double)values[e + 3] * params[columns[e + 3]];
+        even += VALUE(e) * params[columns[e]];
+        odd += VALUE(e + 1) * params[columns[e + 1]];
+        even += VALUE(e + 2) * params[columns[e + 2]];
+        odd += VALUE(e + 3) * params[columns[e + 3]];
     }
     switch (n - e) {
     case 3:
-        even += (double)values[e + 2] * params[columns[e + 2]]; /* fall through */
+        even += VALUE(e + 2) * params[columns[e + 2]]; /* fall through */
     case 2:
-        odd += (double)values[e + 1] * params[columns[e + 1]]; /* fall through */
+        odd += VALUE(e + 1) * params[columns[e + 1]]; /* fall through */
     case 1:
-        even += (double)values[e] * params[columns[e]];
+        even += VALUE(e) * params[columns[e]];
     }
     return even + odd;
 }
@@ -31,18 +32,18 @@ static inline void JOIN(CSR, scatter)(const FEATURE *restrict values, const INDE
 {
     Py_ssize_t e = 0;
     for (; e + 4 <= n; e += 4) {
-        out[columns[e]] += (double)values[e] * residual;
-        out[columns[e + 1]] += (double)values[e + 1] * residual;
-        out[columns[e + 2]] += (double)values[e + 2] * residual;
-        out[columns[e + 3]] += (double)values[e + 3] * residual;
+        out[columns[e]] += VALUE(e) * residual;
+        out[columns[e + 1]] += VALUE(e + 1) * residual;
+        out[columns[e + 2]] += VALUE(e + 2) * residual;
+        out[columns[e + 3]] += VALUE(e + 3) * residual;
     }
     switch (n - e) {
     case 3:
-        out[columns[e + 2]] += (double)values[e + 2] * residual; /* fall through */
+        out[columns[e + 2]] += VALUE(e + 2) * residual; /* fall through */
     case 2:
-        out[columns[e + 1]] += (double)values[e + 1] * residual; /* fall through */
+        out[columns[e + 1]] += VALUE(e + 1) * residual; /* fall through */
     case 1:
-        out[columns[e]] += (double)values[e] * residual;
+        out[columns[e]] += VALUE(e) * residual;
     }
 }
 
@@ -56,7 +57,8 @@ static int CSR(enum kind kind, const void *data, const void *columns, const void
     const INDEX *indices = columns, *indptr = pointers;
     double few[MOST_ROWS], *z = few;
     /* As many rows as the innermost cache holds, if they are alike. */
-    const Py_ssize_t n_bytes = (Py_ssize_t)(indptr[stop] - indptr[start]) * (Py_ssize_t)(sizeof(FEATURE) + sizeof(INDEX));
+    const Py_ssize_t value_bytes = (Py_ssize_t)((ONES ? 0 : sizeof(FEATURE)) + sizeof(INDEX));
+    const Py_ssize_t n_bytes = (Py_ssize_t)(indptr[stop] - indptr[start]) * value_bytes;
     const Py_ssize_t row_bytes = n_bytes / (stop > start ? stop - start : 1) + 1;
     Py_ssize_t tile = n_outputs > 1 ? MOST_CLASS_ROWS : MOST_ROWS;
     if (tile > TILE_BYTES / row_bytes)
@@ -76,7 +78,7 @@ static int CSR(enum kind kind, const void *data, const void *columns, const void
             for (Py_ssize_t k = 0; k < n_outputs; k++)
                 row[k] = 0.0;
             for (INDEX e = first; e < last; e++) {
-                const double value = (double)values[e], *restrict w = params + (Py_ssize_t)indices[e] * n_outputs;
+                const double value = VALUE(e), *restrict w = params + (Py_ssize_t)indices[e] * n_outputs;
                 for (Py_ssize_t k = 0; k < n_outputs; k++)
                     row[k] += value * w[k];
             }
@@ -90,9 +92,14 @@ static int CSR(enum kind kind, const void *data, const void *columns, const void
             const INDEX ahead = ends[n] - ends[0];
             const uintptr_t v = (uintptr_t)(values + first) + (uintptr_t)ahead * sizeof(FEATURE);
             const uintptr_t c = (uintptr_t)(indices + first) + (uintptr_t)ahead * sizeof(INDEX);
-            for (uintptr_t b = 0; b < (uintptr_t)(last - first) * sizeof(FEATURE); b += LINE)
+            if (!ONES) {
+                __builtin_prefetch((const void *)v);
+                __builtin_prefetch((const void *)(v + LINE));
+            }
+            __builtin_prefetch((const void *)c);
+            for (uintptr_t b = 2 * LINE; !ONES && b < (uintptr_t)(last - first) * sizeof(FEATURE); b += LINE)
                 __builtin_prefetch((const void *)(v + b));
-            for (uintptr_t b = 0; b < (uintptr_t)(last - first) * sizeof(INDEX); b += LINE)
+            for (uintptr_t b = LINE; b < (uintptr_t)(last - first) * sizeof(INDEX); b += LINE)
                 __builtin_prefetch((const void *)(c + b));
             if (n_outputs == 1) {
                 JOIN(CSR, scatter)(values + first, indices + first, last - first, z[i], out);
@@ -100,7 +107,7 @@ static int CSR(enum kind kind, const void *data, const void *columns, const void
             }
             const double *restrict row = z + i * n_outputs;
             for (INDEX e = first; e < last; e++) {
-                const double value = (double)values[e];
+                const double value = VALUE(e);
                 double *restrict g = out + (Py_ssize_t)indices[e] * n_outputs;
                 for (Py_ssize_t k = 0; k < n_outputs; k++)
                     g[k] += value * row[k];
@@ -115,3 +122,5 @@ static int CSR(enum kind kind, const void *data, const void *columns, const void
 #undef FEATURE
 #undef INDEX
 #undef CSR
+#undef VALUE
+#undef ONES

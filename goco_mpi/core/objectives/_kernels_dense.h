@@ -7,7 +7,7 @@ PROCESSOR static double DENSE(enum kind kind, const void *features, Py_ssize_t n
                               const double *targets, const double *weights, const double *params, double *out,
                               int with_loss)
 {
-    enum { MOST_ROWS = 64, LINE = 64, AHEAD = 2048 };
+    enum { MOST_ROWS = 64, LINE = 64, AHEAD = 4096 };
     double z[MOST_ROWS], loss = 0.0;
     const FEATURE *x = features;
     const Py_ssize_t row_bytes = n_columns * (Py_ssize_t)sizeof(FEATURE), whole = n_columns - n_columns % 8;

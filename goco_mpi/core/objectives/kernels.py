@@ -51,7 +51,7 @@ def fit(kind: str, rows: WeightedRows) -> bool:
         return kind != "softmax" and features.flags.c_contiguous
     if rows.n_rows == 0 or features.indices.dtype != features.indptr.dtype:
         return False
-    compiled.check_csr(features.indices, features.indptr, features.shape[1])
+    rows.known["ones"] = compiled.check_csr(features.data, features.indices, features.indptr, features.shape[1])
     return True
 
 
@@ -76,6 +76,7 @@ def add(
             x.data,
             x.indices,
             x.indptr,
+            rows.known["ones"],
             block.start,
             block.stop,
             x.shape[1],
