@@ -332,6 +332,15 @@ def test_a_problem_s_gradient_dissimilarity_is_that_of_its_shards(partition):
     assert problem.gradient_dissimilarity() == pytest.approx(expected, rel=1e-12)
 
 
+def test_the_gradients_of_the_shards_that_workers_answer_for_add_up_to_the_whole():
+    layout = lay_out(configure(), N_WORKERS)
+    problem = load_problem(layout.config)
+    params = np.random.default_rng(0).standard_normal(problem.objective.n_params)
+    found = [part for worker in range(N_WORKERS) for part in problem.share(layout, worker).owned_gradients(params)]
+    assert len(found) == 11
+    np.testing.assert_allclose(sum(found), problem.objective.gradient(params, problem.pooled_rows()), rtol=1e-12)
+
+
 def test_sorted_shards_are_more_dissimilar_than_mixed_ones():
     found = [
         load_problem(parse_config({"data": {"source": "digits", "partition": kind}})).gradient_dissimilarity()
