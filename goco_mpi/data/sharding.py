@@ -157,15 +157,15 @@ class _Writer:
 
     def _blocks(self, what: str) -> Iterator[tuple[slice, Any]]:
         """Read the features from beginning to end."""
-        source, start, stored = self._source, 0, 0
-        row_bytes = source.n_features * source.dtype.itemsize
+        source, start = self._source, 0
+        length = _FIRST_ROWS if source.sparse else max(1, BLOCK_BYTES // (source.n_features * source.dtype.itemsize))
         while start < source.n_samples:
-            if source.sparse:
-                row_bytes = max(1, 12 * stored // start) if start else BLOCK_BYTES // _FIRST_ROWS
-            rows = slice(start, min(start + max(1, BLOCK_BYTES // row_bytes), source.n_samples))
+            rows = slice(start, min(start + length, source.n_samples))
             features = source.features(rows)
             yield rows, features
-            stored += features.nnz if source.sparse else 0
+            if source.sparse:  # as many as fill a block if they are like these, but they may be longer
+                row_bytes = 24 + 12 * features.nnz // (rows.stop - start)
+                length = min(4 * length, max(1, BLOCK_BYTES // row_bytes))
             start = rows.stop
             self._progress(what, start, source.n_samples)
 
