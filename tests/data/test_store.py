@@ -414,3 +414,29 @@ def test_what_shard_cannot_do_is_one_line(tmp_path, capsys, words, message):
     assert message in said
     assert said.count("\n") == 1
     assert not (tmp_path / "out").exists()
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 40_000), st.integers(0, 2**32), st.sampled_from([1, 512, 4096]))
+def test_a_checksum_changes_with_a_byte_with_pages_exchanged_and_with_one_lost(size, seed, page):
+    rng = np.random.default_rng(seed)
+    content = rng.integers(0, 256, size, dtype=np.uint8)
+    kept = store.checksum(content)
+    assert store.checksum(content.copy()) == kept
+    changed = content.copy()
+    changed[rng.integers(size)] ^= 1 << rng.integers(8)
+    assert store.checksum(changed) != kept
+    assert store.checksum(content[:-1]) != kept
+    assert store.checksum(np.append(content, np.uint8(0))) != kept
+    if size >= 2 * page:
+        first, second = page * rng.choice(size // page, 2, replace=False)
+        changed = content.copy()
+        changed[first : first + page], changed[second : second + page] = (
+            content[second : second + page],
+            content[first : first + page],
+        )
+        if page > 1 or abs(first - second) % 4168:
+            assert (store.checksum(changed) == kept) == np.array_equal(changed, content)
+        doubled = content.copy()
+        doubled[first : first + page] = content[second : second + page]
+        assert (store.checksum(doubled) == kept) == np.array_equal(doubled, content)
