@@ -98,7 +98,7 @@ def test_the_record_says_what_each_rank_read_and_took(session: Session) -> None:
 @pytest.mark.parametrize("kind", ["npy", "store"])
 def test_a_rank_reads_the_bytes_of_its_shards_and_no_others(kind: str, session: Session) -> None:
     rng = np.random.default_rng(0)
-    n, width, shards = 2400, 16, 12
+    n, width, shards = 9600, 16, 12  # shards of more bytes than a reader reads through to spare itself a call
     with common_directory(session) as directory:
         if session.rank == 0:
             np.save(directory / "features.npy", rng.standard_normal((n, width)))
