@@ -251,7 +251,7 @@ class RecordConfig(Section, frozen=True):
     every: int = 20
     """Rounds between two rows of history.csv."""
     optimum: bool = False
-    """Also find the optimum (scipy L-BFGS on the pooled data, on rank 0) and report suboptimality."""
+    """Also find the optimum (scipy L-BFGS on the pooled data, on rank 0 or of all ranks) and report suboptimality."""
     events: bool = True
     """Keep what decided each rank's every vector, for goco replay: 8 bytes a round and 4 for each neighbour."""
     timeline: bool = False

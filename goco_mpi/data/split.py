@@ -126,7 +126,14 @@ def split(config: DataConfig, source: Source, seed: int, targets: Array | None, 
         alpha=config.alpha,
         groups=None if groups is None else groups[train],
     )
-    return Split(train, test, tuple(shards))
+    return Split(train, test, tuple(_run(shard) for shard in shards))
+
+
+def _run(rows: NDArray[np.intp]) -> Rows:
+    """Return row numbers that follow each other as a slice: it takes no memory, and is read as one."""
+    if len(rows) and rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all():
+        return slice(int(rows[0]), int(rows[-1]) + 1)
+    return rows
 
 
 def needs_targets(config: DataConfig, source: Source) -> bool:

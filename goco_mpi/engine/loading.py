@@ -13,7 +13,7 @@ from goco_mpi.data.source import Source
 from goco_mpi.engine.session import Session
 from goco_mpi.errors import InputError
 from goco_mpi.experiment import Layout
-from goco_mpi.problem import load_share, problem_of
+from goco_mpi.problem import Problem, load_share, problem_of
 
 
 @dataclass(frozen=True)
@@ -28,11 +28,14 @@ class Loading:
         Of files, by this rank.
     load_s : float
         Seconds.
+    problem : Problem or None
+        All of the data, on rank 0, where it has read them for the others and is to find the optimum.
     """
 
     sizes: list[int] | None = None
     bytes_read: int = 0
     load_s: float = 0.0
+    problem: Problem | None = None
 
 
 def load(session: Session, layout: Layout) -> tuple[ModelShare, Loading]:
@@ -47,11 +50,13 @@ def load(session: Session, layout: Layout) -> tuple[ModelShare, Loading]:
     config, crew = layout.config, _crew(session)
     try:
         with open_source(config.data, config.seed, crew) as source:
+            problem: Problem | None = None
             if source.whole:
-                share, sizes = _hand_out(session, layout, source)
+                share, sizes, problem = _hand_out(session, layout, source)
             else:
                 share, sizes = load_share(source, layout, session.rank, crew)
-            return share, Loading(sizes, source.bytes_read, time.perf_counter() - start)
+            kept = problem if config.record.optimum else None
+            return share, Loading(sizes, source.bytes_read, time.perf_counter() - start, kept)
     except InputError as error:  # they are raised together
         raise session.agreed(error) from None
 
@@ -64,13 +69,13 @@ def _crew(session: Session) -> Crew:
     return Crew(session.rank, session.size, gather)
 
 
-def _hand_out(session: Session, layout: Layout, source: Source) -> tuple[ModelShare, list[int]]:
+def _hand_out(session: Session, layout: Layout, source: Source) -> tuple[ModelShare, list[int], Problem | None]:
     """Let rank 0, which has all of it, give every rank the rows of its shards. Collective."""
     problem = session.agree(lambda: problem_of(layout.config, source) if session.rank == 0 else None)
     sizes: list[int] = session.comm.bcast(None if problem is None else problem.sizes)
     if problem is None:
         share: ModelShare = session.comm.recv(source=0)
-        return share, sizes
+        return share, sizes, None
     for dest in range(1, session.size):
         session.comm.send(problem.share(layout, dest), dest)
-    return problem.share(layout, 0), sizes
+    return problem.share(layout, 0), sizes, problem

@@ -1,4 +1,4 @@
-"""The optimum, found together after a run: rank 0 searches, and all ranks add up the loss of their shards for it."""
+"""The optimum, found after a run: rank 0 searches, and all ranks add up the loss of their shards for it."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from goco_mpi.core.optimum import minimize_sum
 from goco_mpi.core.shares import ModelShare
 from goco_mpi.engine.session import Session
+from goco_mpi.problem import Problem
 
 Array = NDArray[np.float64]
 
@@ -18,15 +19,24 @@ LONGEST_PAUSE_S = 1e-3
 """Between two looks whether the others are ready."""
 
 
-def optimum(session: Session, share: ModelShare) -> float | None:
+def optimum(session: Session, share: ModelShare, problem: Problem | None) -> float | None:
     """Return F at its optimum, on `Session.root`; None on the others. Collective.
+
+    Who has all samples anyway finds it alone: they are few, and each of several hundred steps together would take
+    longer where ranks share cores.
 
     Parameters
     ----------
     session : Session
     share : ModelShare
         With the part of F that this rank answers for; all ranks' add up to F.
+    problem : Problem or None
+        All samples, where this rank has them.
     """
+    if session.comm.bcast(problem is not None):
+        loss = problem.optimum() if session.root and problem is not None else None
+        session.barrier()
+        return loss
     asked = np.empty(share.n_params + 1)  # the parameters, and whether there are any
     mine, total = np.empty_like(asked), np.empty_like(asked)
 

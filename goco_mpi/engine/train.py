@@ -211,7 +211,7 @@ def descend(
         lost = left is not None and bool(left.lost_shards)
         best = None
         if config.record.optimum and isinstance(part, ModelShare) and not lost:  # else it would be another function's
-            best = optimum(session, part)
+            best = optimum(session, part, loading.problem)
         times = session.comm.gather(None if timeline is None else timeline.table(exchange.degree, clock_offset_s))
         if stacked_params is None or ranks is None or heard is None or tables is None or times is None:
             return None

@@ -56,6 +56,12 @@ def test_shards_hold_every_training_row_of_the_source_once(kind, fraction):
         )
 
 
+def test_rows_that_follow_each_other_are_a_slice():
+    source = InMemory("here", np.ones((9, 1)), np.arange(9.0))
+    found = split(DataConfig(partition="in_order", shards=2, test_fraction=0.0), source, 0, None, None)
+    assert (found.shards, found.rows(1)) == ((slice(0, 5), slice(5, 9)), slice(5, 9))
+
+
 def test_the_cut_of_a_source_is_taken_as_it_is():
     source = InMemory("here", np.ones((9, 1)), np.arange(9.0))
     source.cut = Cut((slice(0, 2), slice(2, 7)), slice(7, 9))
