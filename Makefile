@@ -81,8 +81,9 @@ plan: $(READY)  ## is what goco plan says of three machines right? its candidate
 faults: $(READY)  ## measure what a fault of one of eight nodes costs the others, as root (docs/results.md)
 	$(BIN)/python tests/cluster/faults.py --mpiexec '$(MPIEXEC)' --out runs/faults
 
-test-large: $(READY)  ## a run on 64 ranks of this machine (RANKS=64), every scripted run resumed, every job script
+test-large: $(READY)  ## a run on 64 ranks of this machine (RANKS=64), a9a and a store of 2 GB, every scripted run resumed, every job script
 	$(BIN)/python tests/large.py --ranks $(RANKS) --mpiexec '$(MPIEXEC)'
+	$(BIN)/python tests/large_data.py --mpiexec '$(MPIEXEC)'
 	$(LIMIT) $(MPIEXEC) -n 3 env $(PYTEST) --only-mpi -q --goco-large tests/engine/test_checkpointing.py
 	GOCO_OTHER_PYTHON='$(GOCO_OTHER_PYTHON)' $(PYTEST) -m cluster --goco-large tests/cluster/test_standins.py
 	$(LIMIT) $(MPIEXEC) -n 3 env $(PYTEST) --only-mpi -q --goco-resumed tests/engine/test_against_simulator.py
