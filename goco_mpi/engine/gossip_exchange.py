@@ -229,6 +229,8 @@ class GossipExchange(Exchange):
 
     def begin(self, round_: int, step: int, params: Array) -> None:
         """Take note of the round whose message is the next to leave."""
+        if step == 0:
+            self._patience.set_out(time.perf_counter())
         self._next_round = round_
 
     def offer(self, round_: int, step: int) -> None:
@@ -263,7 +265,7 @@ class GossipExchange(Exchange):
         patience, start = self._patience, time.perf_counter()
         deadline = patience.begin(round_, start)
         self._progress(deadline if patience.awaits() else start)
-        while not self.failed and patience.awaits() and time.perf_counter() < deadline:
+        while not self.failed and patience.awaits() and (now := time.perf_counter()) < (deadline := patience.due(now)):
             self._progress(deadline)
         patience.end(time.perf_counter())
 

@@ -67,6 +67,45 @@ def test_the_first_wait_is_as_long_as_the_work_before_it(busy_s, wait_s):
     assert patience.begin(0, busy_s) == busy_s + wait_s
 
 
+def test_the_first_wait_for_the_others_is_what_would_be_learned_from_a_prompt_half():
+    edges, deadline = [neighbour() for _ in range(4)], Deadline("auto", 0.1, first_s=50.0)
+    patience = Patience(edges, deadline, now=0.0)
+    patience.offer(20.0)
+    assert patience.begin(0, 20.0) == patience.due(20.0) == 40.0
+    hear(edges[0], 0, busy_s=20.0)
+    assert patience.awaits()
+    assert patience.due(20.5) == 40.0  # one of four is no measure
+    hear(edges[1], 0, busy_s=21.0)
+    assert patience.awaits()
+    due = 21.5 + 0.1 * (20.0 + NETWORK_WEIGHT * 0.5)  # of 1.5 s one is explained by work
+    assert patience.due(21.5) == pytest.approx(due)
+    hear(edges[2], 0, busy_s=20.0)
+    assert patience.awaits()
+    assert patience.due(23.0) == pytest.approx(due)  # the third does not ask for more
+    patience.end(25.0)  # in vain: that says nothing of the network
+    assert deadline.seconds == pytest.approx(0.1 * (20.0 + NETWORK_WEIGHT * 0.5))
+    assert [edge.suspicion.suspect for edge in edges] == [False, False, False, True]
+    patience.offer(45.0)
+    for edge in edges[:2]:
+        hear(edge, 1, busy_s=20.0)
+    later = patience.begin(1, 45.0)
+    assert patience.awaits()
+    assert patience.due(45.1) == later == 45.0 + deadline.seconds  # from now on it is learned
+
+
+def test_a_first_wait_that_all_end_in_time_is_learned_from_as_a_whole():
+    edges, deadline = [neighbour() for _ in range(2)], Deadline("auto", 0.1, first_s=50.0)
+    patience = Patience(edges, deadline, now=0.0)
+    patience.offer(20.0)
+    patience.begin(0, 20.0)
+    hear(edges[0], 0, busy_s=20.0)
+    assert patience.awaits()
+    assert patience.due(20.5) < 30.0
+    hear(edges[1], 0, busy_s=20.0)
+    patience.end(21.0)
+    assert deadline.seconds == pytest.approx(0.1 * (20.0 + NETWORK_WEIGHT * 1.0))
+
+
 def test_a_fixed_deadline_learns_nothing():
     edge, deadline = neighbour(), Deadline(0.5, 0.1)
     patience = Patience([edge], deadline, now=0.0)

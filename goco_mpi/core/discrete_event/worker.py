@@ -124,6 +124,7 @@ class Worker:
         self._task = Task(0.0, 0.0, 0.0)
         self._due_s = math.inf
         self._waited_s = 0.0
+        self._wait_ends_s = math.inf
 
     @property
     def params(self) -> Array:
@@ -275,9 +276,9 @@ class Worker:
         if not wait:
             mix()
             return
-        deadline = self.patience.begin(self.round, now)
+        self._wait_ends_s = self.patience.begin(self.round, now)
         self._heard = partial(self._waited, mix, False)
-        self._at(deadline, Kind.DEADLINE, partial(self._waited, mix, True))
+        self._at(self._wait_ends_s, Kind.DEADLINE, partial(self._waited, mix, True))
         self._heard()
 
     def _send(self, flags: int) -> None:
@@ -291,6 +292,10 @@ class Worker:
     def _waited(self, mix: Callable[[], None], deadline: bool) -> None:
         """Go on once nobody is waited for any more, or at the deadline."""
         if self.patience.awaits() and not deadline:
+            due = self.patience.due(self._queue.now)
+            if due < self._wait_ends_s:
+                self._wait_ends_s = due
+                self._at(due, Kind.DEADLINE, partial(self._waited, mix, True))
             return
         self.patience.end(self._queue.now)
         mix()

@@ -50,6 +50,10 @@ class Deadline:
         """Whether it is to be learned, and nothing has been seen yet."""
         return self.learns and not self._seen
 
+    def after(self, seconds: float) -> float:
+        """Return what a learned deadline is where a duration of ``seconds`` is usual."""
+        return self._factor * seconds
+
     def observe(self, seconds: float) -> None:
         """Take in one duration.
 
@@ -58,4 +62,4 @@ class Deadline:
         """
         if self.learns:
             self._seen.append(seconds)
-            self.seconds = self._factor * statistics.median(self._seen)
+            self.seconds = self.after(statistics.median(self._seen))

@@ -60,7 +60,8 @@ class Patience:
         self._busy_since = now
         self._busy_s = 0.0
         self._round = 0
-        self._began = now
+        self._began = self._due = now
+        self._prompt_s: float | None = None
         self._trusted: list[ReceiveSlot] = []
         self._awaited: list[ReceiveSlot] = []
         self.synchronous = math.isinf(deadline.seconds)
@@ -74,6 +75,10 @@ class Patience:
         """
         return self.synchronous and slot.heard_round >= round_
 
+    def set_out(self, now: float) -> None:
+        """Begin the work of the first round: what was set up before is none of it."""
+        self._busy_since = now
+
     def offer(self, now: float) -> float:
         """Return the seconds that the rank has worked, rather than waited, for what it offers now."""
         self._busy_s = now - self._busy_since
@@ -81,14 +86,31 @@ class Patience:
 
     def begin(self, round_: int, now: float) -> float:
         """Begin to wait for this round's vectors; return the time of the deadline."""
-        self._round, self._began = round_, now
+        self._round, self._began, self._prompt_s = round_, now, None
         self._trusted = [edge.receive for edge in self._edges if not edge.suspicion.suspect]
         self._awaited = self._trusted
         wait_s = self._deadline.seconds
         if self._deadline.guesses:
             # Whoever takes more than twice as long is slow: waiting for it at once would cost rounds.
             wait_s = min(wait_s, max(self._busy_s, SKEW_S))
-        return now + wait_s
+        self._due = now + wait_s
+        return self._due
+
+    def due(self, now: float) -> float:
+        """Return the time of the deadline, which comes nearer in the course of the first wait.
+
+        Once half of those trusted are there, the others get what would be learned from these: a slow one must not cost
+        the first rounds, of which some methods need few.
+        """
+        if self._prompt_s is None and self._deadline.guesses and 2 * len(self._awaited) <= len(self._trusted):
+            self._prompt_s = self._network_s(now)
+            self._due = min(self._due, now + self._deadline.after(self._busy_s + NETWORK_WEIGHT * self._prompt_s))
+        return self._due
+
+    def _network_s(self, now: float) -> float:
+        """Return how long the rank has waited for the network, and not for those that work longer than it does."""
+        explained = max(max(slot.busy_s for slot in self._trusted) - self._busy_s, 0.0)
+        return max(now - self._began - explained, 0.0)
 
     def awaits(self) -> bool:
         """Tell whether a trusted neighbour has not delivered this round yet."""
@@ -99,8 +121,9 @@ class Patience:
         """Stop waiting: learn what was usual, and judge the neighbours."""
         self._busy_since = now
         if self._trusted and self._deadline.learns:
-            explained = max(max(slot.busy_s for slot in self._trusted) - self._busy_s, 0.0)
-            network_s = max(now - self._began - explained, 0.0)
+            # What the first wait took beyond the prompt half was for somebody slow, if it was in vain.
+            prompt_s = self._prompt_s if any(slot.reached < self._round for slot in self._trusted) else None
+            network_s = self._network_s(now) if prompt_s is None else prompt_s
             self._deadline.observe(self._busy_s + NETWORK_WEIGHT * network_s)
         round_ = self._round
         for edge in self._edges:
