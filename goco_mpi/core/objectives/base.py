@@ -29,6 +29,9 @@ from goco_mpi.core.objectives.rows import BLOCK_BYTES, Array, Buffers, Features,
 
 Add = Callable[[Array, WeightedRows, slice, Array | None, bool], float]
 
+HESSIAN_BYTES = 16 << 20
+"""Of the most rows that a Hessian takes in at a time."""
+
 
 class Objective(ABC):
     """A regularised loss of a linear model.
@@ -207,8 +210,9 @@ class Objective(ABC):
     def hessian(self, params: Array, rows: WeightedRows) -> Array:
         """Return the Hessian of F at ``params``, shape (n_params, n_params)."""
         result: Array = np.diag(np.full(self.n_params, self.l2 * rows.l2_weight))
-        for block in rows.blocks(self.block_bytes):
-            features, _ = rows.block(block, self._buffers)
+        # Of more rows at a time than a gradient: what a block adds is to cost more than adding it.
+        for block in rows.blocks(max(self.block_bytes, min(4 * result.nbytes, HESSIAN_BYTES))):
+            features, _ = rows.block(block, Buffers())
             self._add_curvature(self._outputs(params, features), features, rows.weights[block], result)
         return result
 
