@@ -4,7 +4,7 @@ A figure is the median of repeats with their spread. Bounds are what the product
 they inform people and fail nobody, unless ``--strict`` asks for it.
 
 To add a member, write a function in `goco_mpi.engine.benchmarks` and a row of `MEMBERS`; with a frozen rank in
-`goco_mpi.engine.freezing`.
+`goco_mpi.engine.freezing`. Those that train are in `goco_mpi.bench_training`.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from goco_mpi import bench_peers
+from goco_mpi import bench_peers, bench_training
 from goco_mpi.errors import InputError, RunError
 
 N_RANKS = 8
 REPEATS = 5
-WIDTH = 140
+WIDTH = 160
 """Columns of a table in a log or a pipe."""
 LIMIT_S = 600.0
 """How long one launch may take."""
@@ -46,6 +46,14 @@ class Setup:
 
     mpiexec: tuple[str, ...]
     peers_dir: Path
+
+    def on_ranks(self, *arguments: str) -> str:
+        """Run this Python on all ranks, and return the last line that is printed."""
+        return output(_on_ranks(self, *arguments)).splitlines()[-1]
+
+    def alone(self, *arguments: str) -> str:
+        """Run this Python once, and return the last line that it prints."""
+        return output([sys.executable, *arguments]).splitlines()[-1]
 
 
 @dataclass(frozen=True)
@@ -243,6 +251,7 @@ MEMBERS = (
         simulated("growth", n_workers=16384, than=1024, n_rows=96),
         1.5,
     ),
+    *(Member("train", *row) for row in bench_training.ROWS),
     *(
         Member("peers", f"{peer} {case}", against(peer, case), 4.0, at_most=False)
         for peer in bench_peers.PEERS

@@ -28,7 +28,7 @@ from goco_mpi.engine.freezing import Freeze, rounds_to_trust, seconds_lost
 from goco_mpi.errors import InputError, RunError
 
 KEYS = {"name", "case", "value", "unit", "bound", "ok", "median", "min", "max", "repeats"}
-NAMES = ["exchange", "isolation", "memory", "gradient", "load", "startup", "recovery", "simulate", "peers"]
+NAMES = ["exchange", "isolation", "memory", "gradient", "load", "startup", "recovery", "simulate", "train", "peers"]
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ def run(options: argparse.Namespace) -> int:
     from goco_mpi.engine.session import Session  # first, as in run
 
     with Session() as session:
-        from goco_mpi.engine import benchmarks, freezing
+        from goco_mpi.engine import benchmarks, freezing, training
 
-        functions = {**vars(benchmarks), "frozen": freezing.frozen, "recovery": freezing.recovery}
+        functions = {**vars(benchmarks), **vars(training), "frozen": freezing.frozen, "recovery": freezing.recovery}
         samples = functions[options.function](session, **json.loads(options.options))
         if session.rank == 0:
             print(json.dumps(samples))

@@ -114,6 +114,7 @@ def descend(
     requests: Requests | None = None,
     loading: Loading | None = None,
     beginning: Beginning | None = None,
+    snapshots: Snapshots | None = None,
 ) -> Outcome | None:
     """Go through the rounds of a layout, every rank with its share of the work. Collective.
 
@@ -130,6 +131,8 @@ def descend(
         As in `train`.
     loading : Loading, optional
         What getting the data took, for the record.
+    snapshots : Snapshots, optional
+        Takes this rank's own parameters and times, for whoever wants more than the mean of all.
 
     Returns
     -------
@@ -146,7 +149,7 @@ def descend(
     sizes = loading.sizes
     schedule = _schedule(session, layout, share, start, {} if beginning is None else beginning.facts)
     exchange = _exchange(session, layout, layout.method.message_size(share.n_params))
-    snapshots = Snapshots(config.record.every)
+    snapshots = Snapshots(config.record.every) if snapshots is None else snapshots
     recovery = Recovery(layout, session.rank, share, sizes) if session.survives else None
     stopping = Stopping(config.stop, exchange, share.loss if recovery is None else recovery.loss, callback, requests)
     events = EventLog(exchange.degree, share.n_shards if late == "partial" else 0) if config.record.events else None

@@ -1,0 +1,342 @@
+"""`goco bench train`: seconds from the first round to a gap of the optimum, ours beside everybody else's.
+
+The gap is [F(x) - F*] / [F(0) - F*]. In three situations ranks share the cores of this machine and sleep for most of
+their gradients, as if each had cores of its own. A gradient of an equal part of the rows lasts `Case.copy_s`, so that
+with d copies of everything it lasts d times as long:
+
+- ``undisturbed``
+- ``one slow``: every gradient of rank `SLOW` lasts ten times as long
+- ``delays``: of all gradients 30 % do, drawn anew for every one
+
+and in the fourth, ``real``, nothing sleeps: what the cores really need, beside other programs with all of these cores.
+
+Two clocks: that of the rounds, to which the bounds apply, and with what a method does once before its first round (a
+Hessian and its factor), charged as the gradients that it lasts as long as. Nobody's step size is on a clock: it is
+found before. That a rank which is slow for good also sets up slowly, and that all wait for it then, is on neither.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import statistics
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from goco_mpi.errors import RunError
+
+TARGETS = (1e-3, 1e-6)
+REPEATS = 3
+"""In turn: slow ranks and steps that are given leave little to chance, and an allreduce with a slow rank takes long."""
+SLOW, FACTOR = 3, 10.0
+DELAYED = 0.3
+OURS = "table_newton"
+
+Tables = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A problem and who solves it.
+
+    Attributes
+    ----------
+    name : str
+    tables : dict
+        Data and objective of an experiment.
+    copy_s : float
+        How long a gradient of an equal part of the rows lasts.
+    methods : dict of str to (int, dict)
+        Rounds that are enough, and the tables of an experiment.
+    situations : dict of str to tuple of str
+        Which methods go through it.
+    """
+
+    name: str
+    tables: Tables
+    copy_s: float
+    methods: dict[str, tuple[int, Tables]]
+    situations: dict[str, tuple[str, ...]]
+
+    def runs(self, situation: str) -> dict[str, Tables]:
+        """Return the experiments of a situation."""
+        return {name: self._run(*self.methods[name], situation) for name in self.situations[situation]}
+
+    def _run(self, rounds: int, tables: Tables, situation: str) -> Tables:
+        method = tables["method"]["kind"]
+        coded = method in CODED and tables.get("placement", {}).get("kind") != "uncoded"
+        work_s = self.copy_s * (2 if coded else 1)
+        stragglers: dict[str, Tables] = {
+            "undisturbed": {"kind": "slow", "work_s": work_s},
+            "one slow": {"kind": "slow", "work_s": work_s, "ranks": [SLOW], "factor": FACTOR},
+            "delays": {
+                "kind": "delays",
+                "work_s": work_s,
+                "delay_p": DELAYED,
+                "delay_s": (FACTOR - 1.0) * work_s,
+                "distribution": "constant",
+            },
+            "real": {"kind": "none"},
+        }
+        return {**self.tables, **tables, "rounds": rounds, "stragglers": stragglers[situation]}
+
+
+CODED = ("table_newton", "push_pull", "goco", "gradient_coding")
+"""Methods that hold two copies of every shard unless they are told otherwise."""
+
+
+def _allreduce(solver: str, **options: str) -> Tables:
+    return {"method": {"kind": "allreduce", "solver": solver, **options}}
+
+
+def _gradient_coding(solver: str) -> Tables:
+    return {
+        "placement": {"kind": "cyclic", "replication": 2},
+        "method": {"kind": "gradient_coding", "solver": solver},
+    }
+
+
+_TABLE_NEWTON: Tables = {"topology": {"kind": "complete"}, "method": {"kind": OURS}}
+_WAITING: Tables = {"method": {"kind": "dgd", "late": "wait"}, "step": {"scale": 0.25}}
+
+LEAST_SQUARES = Case(
+    "least squares",
+    {
+        "data": {
+            "source": "synthetic_regression",
+            "n_samples": 20_000,
+            "n_features": 500,
+            "condition_number": 100.0,
+            "heterogeneity": 0.1,
+            "partition": "in_order",
+            "test_fraction": 0.0,
+            "intercept": False,
+        },
+        "objective": {"kind": "least_squares", "l2": 0.0},
+    },
+    0.01,
+    {
+        OURS: (40, _TABLE_NEWTON),
+        "allreduce, descent": (250, _allreduce("descent")),
+        "allreduce, nesterov": (75, _allreduce("nesterov")),
+        "allreduce, lbfgs": (45, _allreduce("lbfgs")),
+        "allreduce, cg": (40, _allreduce("cg")),
+        "allreduce, preconditioned cg": (12, _allreduce("cg", preconditioner="local")),
+        "gradient_coding, descent": (250, _gradient_coding("descent")),
+        "gradient_coding, nesterov": (75, _gradient_coding("nesterov")),
+        "gradient_coding, cg": (20, _gradient_coding("cg")),
+        "dgd that waits": (400, _WAITING),
+    },
+    {
+        "undisturbed": (
+            OURS,
+            "allreduce, nesterov",
+            "allreduce, lbfgs",
+            "allreduce, cg",
+            "allreduce, preconditioned cg",
+            "gradient_coding, cg",
+        ),
+        "one slow": (
+            OURS,
+            "allreduce, descent",
+            "allreduce, nesterov",
+            "allreduce, lbfgs",
+            "allreduce, cg",
+            "allreduce, preconditioned cg",
+            "gradient_coding, descent",
+            "gradient_coding, nesterov",
+            "gradient_coding, cg",
+            "dgd that waits",
+        ),
+        "delays": (OURS, "allreduce, nesterov", "allreduce, lbfgs", "gradient_coding, cg"),
+        "real": (OURS, "allreduce, lbfgs", "gradient_coding, cg"),
+    },
+)
+
+A9A_LIKE = Case(
+    "like a9a",
+    {
+        "data": {
+            "source": "synthetic_sparse",
+            "n_samples": 32_561,
+            "n_features": 123,
+            "density": 14 / 123,
+            "n_classes": 2,
+            "partition": "in_order",
+            "test_fraction": 0.0,
+            "intercept": False,
+        },
+        "objective": {"kind": "logistic", "l2": 1e-4},
+    },
+    0.01,
+    {
+        OURS: (60, _TABLE_NEWTON),
+        "allreduce, nesterov": (120, _allreduce("nesterov")),
+        "allreduce, lbfgs": (60, _allreduce("lbfgs")),
+        "gradient_coding, lbfgs": (60, _gradient_coding("lbfgs")),
+    },
+    {
+        "undisturbed": (OURS, "allreduce, nesterov", "allreduce, lbfgs", "gradient_coding, lbfgs"),
+        "one slow": (OURS, "allreduce, nesterov", "allreduce, lbfgs", "gradient_coding, lbfgs"),
+        "delays": (OURS, "allreduce, lbfgs", "gradient_coding, lbfgs"),
+        "real": (OURS, "allreduce, lbfgs"),
+    },
+)
+
+CASES = {case.name: case for case in (LEAST_SQUARES, A9A_LIKE)}
+SERIAL = "one process: "
+"""What the names of those begin with that run without MPI."""
+
+Times = dict[str, list[list[float]]]
+"""Of each method and repeat: seconds of setting up, and in the rounds to each target."""
+
+
+class Setup(Hashable, Protocol):
+    """How programs are started."""
+
+    def on_ranks(self, *arguments: str) -> str:
+        """Run this Python on all ranks, and return the last line that is printed."""
+
+    def alone(self, *arguments: str) -> str:
+        """Run this Python once, and return the last line that it prints."""
+
+
+class Row(NamedTuple):
+    """A figure: its case, what measures it (one sample a repeat), bound, whether that is an upper one, and unit."""
+
+    case: str
+    sample: Callable[[Setup], list[float]]
+    bound: float | None = None
+    at_most: bool = True
+    unit: str = "ratio"
+
+
+@functools.cache
+def _measured(case: str, situation: str, setup: Setup) -> Times:
+    """Launch all runs of a situation once, in turn."""
+    options = {
+        "runs": CASES[case].runs(situation),
+        "targets": TARGETS,
+        "slow": [SLOW] if situation == "one slow" else [],
+        "repeats": REPEATS,
+    }
+    found: Times = json.loads(setup.on_ranks("-m", "goco_mpi", "bench-rank", "training", json.dumps(options)))
+    if situation == "real":
+        serial = {"tables": CASES[case].tables, "targets": TARGETS, "repeats": REPEATS}
+        alone: Times = json.loads(setup.alone("-m", "goco_mpi.bench_serial", json.dumps(serial)))
+        found |= {SERIAL + name: times for name, times in alone.items()}
+    return found
+
+
+def _seconds(setup: Setup, case: str, situation: str, method: str, target: float, whole: bool = False) -> list[float]:
+    """Return the seconds to a target, of each repeat; ``whole``: with setting up."""
+    at = 1 + TARGETS.index(target)
+    found = [times[at] + whole * times[0] for times in _measured(case, situation, setup)[method]]
+    if not all(math.isfinite(seconds) for seconds in found):
+        raise RunError(f"{method} did not come to a gap of {target:.0e} in its rounds ({case}, {situation}).")
+    return found
+
+
+def _clock(whole: bool) -> str:
+    return " with set-up" if whole else ""
+
+
+def _slowed(case: str, target: float, bound: float) -> Row:
+    """Return ours with one slow rank / undisturbed: what is set up before would only hide a loss."""
+
+    def sample(setup: Setup) -> list[float]:
+        undisturbed = statistics.median(_seconds(setup, case, "undisturbed", OURS, target))
+        return [slowed / undisturbed for slowed in _seconds(setup, case, "one slow", OURS, target)]
+
+    return Row(f"{case}: ours, one slow / undisturbed, to {target:.0e}", sample, bound)
+
+
+def _against(
+    case: str, situation: str, rival: str, target: float, bound: float | None = None, whole: bool = False
+) -> Row:
+    """Return a rival's time / ours."""
+
+    def sample(setup: Setup) -> list[float]:
+        ours = _seconds(setup, case, situation, OURS, target, whole)
+        theirs = _seconds(setup, case, situation, rival, target, whole)
+        return [their_s / our_s for their_s, our_s in zip(theirs, ours, strict=True)]
+
+    return Row(f"{case}, {situation}: {rival} / ours, to {target:.0e}{_clock(whole)}", sample, bound, at_most=False)
+
+
+def _price(case: str, target: float, bound: float | None, whole: bool) -> Row:
+    """Return ours / the quicker of the accelerated allreduces, undisturbed."""
+
+    def sample(setup: Setup) -> list[float]:
+        accelerated = [
+            statistics.median(_seconds(setup, case, "undisturbed", rival, target, whole))
+            for rival in ("allreduce, nesterov", "allreduce, lbfgs")
+        ]
+        return [ours / min(accelerated) for ours in _seconds(setup, case, "undisturbed", OURS, target, whole)]
+
+    what = f"{case}, undisturbed: ours / accelerated allreduce, to {target:.0e}{_clock(whole)}"
+    return Row(what, sample, bound)
+
+
+def _ours(case: str, situation: str, target: float) -> Row:
+    def sample(setup: Setup) -> list[float]:
+        return _seconds(setup, case, situation, OURS, target)
+
+    return Row(f"{case}, {situation}: ours, to {target:.0e}", sample, unit="s")
+
+
+def _set_up(case: str, situation: str) -> Row:
+    """Return what ours takes before its rounds."""
+    return Row(
+        f"{case}, {situation}: ours, set-up",
+        lambda setup: [times[0] for times in _measured(case, situation, setup)[OURS]],
+        unit="s",
+    )
+
+
+def _rows(case: Case, bounds: dict[str, float], alone: tuple[str, ...]) -> tuple[Row, ...]:
+    """Return the figures of a case: with bounds to every target, without to the last one."""
+    name, rivals = case.name, {situation: methods[1:] for situation, methods in case.situations.items()}
+    last = TARGETS[-1]
+    return (
+        *(_slowed(name, target, 1.1) for target in TARGETS),
+        *(
+            _against(name, "one slow", rival, target, bounds.get(rival))
+            for rival in rivals["one slow"]
+            for target in (TARGETS if rival in bounds else (last,))
+        ),
+        *(_against(name, "one slow", rival, last, whole=True) for rival in rivals["one slow"]),
+        *(_price(name, target, None if whole else 1.5, whole) for target in TARGETS for whole in (False, True)),
+        *(
+            _against(name, situation, rival, last)
+            for situation in ("undisturbed", "delays")
+            for rival in rivals.get(situation, ())
+        ),
+        *(
+            _against(name, "real", rival, last, whole=True)
+            for rival in (*rivals["real"], *(SERIAL + who for who in alone))
+        ),
+        *(_ours(name, situation, last) for situation in case.situations),
+        _set_up(name, "undisturbed"),
+        _set_up(name, "real"),
+    )
+
+
+ROWS = (
+    *_rows(
+        LEAST_SQUARES,
+        {
+            "allreduce, descent": 10.0,
+            "allreduce, nesterov": 5.0,
+            "allreduce, lbfgs": 5.0,
+            "allreduce, cg": 5.0,
+            "gradient_coding, descent": 1.0,
+            "gradient_coding, nesterov": 1.0,
+            "gradient_coding, cg": 1.0,
+        },
+        ("scipy L-BFGS", "sklearn LinearRegression", "sklearn Ridge"),
+    ),
+    *_rows(A9A_LIKE, {}, ("scipy L-BFGS", "sklearn LogisticRegression")),
+)
