@@ -26,7 +26,7 @@ from goco_mpi.errors import InputError, RunError
 
 N_RANKS = 8
 REPEATS = 5
-WIDTH = 160
+WIDTH = 180
 """Columns of a table in a log or a pipe."""
 LIMIT_S = 600.0
 """How long one launch may take."""

@@ -240,7 +240,7 @@ def _seconds(setup: Setup, case: str, situation: str, method: str, target: float
 
 
 def _clock(whole: bool) -> str:
-    return " with set-up" if whole else ""
+    return ", set-up too" if whole else ""
 
 
 def _slowed(case: str, target: float, bound: float) -> Row:

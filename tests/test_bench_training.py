@@ -88,12 +88,12 @@ def test_figures_are_ratios_of_the_repeats_and_bounds_leave_setting_up_aside(mon
     row = rows["tiny, one slow: allreduce, cg / ours, to 1e-03"]
     assert (row.bound, row.at_most) == (5.0, False)
     assert samples(", one slow: allreduce, cg / ours, to 1e-03") == pytest.approx([8 / 2, 24 / 6, 1.0])
-    assert rows["tiny, one slow: allreduce, cg / ours, to 1e-06 with set-up"].bound is None
-    assert samples(", one slow: allreduce, cg / ours, to 1e-06 with set-up") == pytest.approx(
+    assert rows["tiny, one slow: allreduce, cg / ours, to 1e-06, set-up too"].bound is None
+    assert samples(", one slow: allreduce, cg / ours, to 1e-06, set-up too") == pytest.approx(
         [9.5 / 3.5, 25.5 / 7.5, 1]
     )
     assert samples(", undisturbed: ours, set-up") == [0.5] * 3
-    assert samples(", real: one process: scipy L-BFGS / ours, to 1e-06 with set-up") == pytest.approx(
+    assert samples(", real: one process: scipy L-BFGS / ours, to 1e-06, set-up too") == pytest.approx(
         [8 / 2.5, 8 / 4.5, 8 / 10.5]
     )
 
