@@ -69,7 +69,7 @@ def training(
             share = _share(session, layout, shares)
             if scale is None:
                 start = session.comm.allreduce(share.loss(np.zeros(share.n_params)))
-                scale = session.comm.bcast(optimum(session, share)), start
+                scale = session.comm.bcast(optimum(session, share, None)), start
             found[name].append(_seconds(session, config, layout, share, targets, slow, scale))
     return found
 
