@@ -61,6 +61,17 @@ def test_features_that_are_not_finite_are_refused_by_their_row(tmp_path, write):
     assert "Remove or impute" in message
 
 
+@pytest.mark.parametrize("write", IN_PARTS, ids=name_of)
+def test_it_is_the_row_of_the_file_that_is_named_whatever_rows_are_asked_for(tmp_path, write):
+    features = FEATURES.copy()
+    features[23, 1] = np.nan
+    with open_source(DataConfig(**write(tmp_path, features, TARGETS)), 0) as source:
+        for rows in (np.array([39, 23, 2]), slice(22, 30)):
+            with pytest.raises(InputError, match=r"A feature in row 23 \(counted from 0\)"):
+                source.features(rows)
+        np.testing.assert_array_equal(source.targets(slice(20, 25)), TARGETS[20:25])
+
+
 @pytest.mark.parametrize("write", FORMATS, ids=name_of)
 def test_targets_that_are_not_finite_are_refused_by_their_row(tmp_path, write):
     message = refusal(**write(tmp_path, FEATURES, np.where(TARGETS == 17, np.nan, TARGETS)))

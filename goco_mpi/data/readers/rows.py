@@ -60,8 +60,8 @@ def pieces(rows: Rows, n_rows: int, block: int, gap: int) -> Iterator[Piece]:
 
     Examples
     --------
-    >>> [(piece.start, piece.stop) for piece in pieces(np.array([7, 1, 2, 4]), 10, block=5, gap=1)]
-    [(1, 5), (7, 8)]
+    >>> [(piece.start, piece.stop) for piece in pieces(np.array([6, 1, 2, 4, 9]), 10, block=5, gap=1)]
+    [(1, 5), (6, 7), (9, 10)]
     """
     if isinstance(rows, slice):
         start, end, _ = rows.indices(n_rows)
