@@ -107,6 +107,14 @@ def test_a_truncated_file_is_refused(tmp_path, write, part):
     assert repr(str(path)) in refusal(**options)
 
 
+@pytest.mark.parametrize("write", [npy, npz, npz_csr, hdf5, hdf5_csr, parquet], ids=name_of)
+def test_that_the_last_byte_is_missing_is_noticed_when_a_file_is_opened(tmp_path, write):
+    options = write(tmp_path, FEATURES, TARGETS)
+    os.truncate(options["source"], Path(options["source"]).stat().st_size - 1)
+    with pytest.raises(InputError, match=r"truncated|damaged"):
+        open_source(DataConfig(**options), 0)
+
+
 @pytest.mark.parametrize("write", FORMATS, ids=name_of)
 @pytest.mark.parametrize("content", [b"\x00\x01\xff\n\xfe", b"text,\n", b"PK\x03\x04", b"PK\x05\x06", b"PAR1"])
 def test_a_file_of_another_format_is_refused(tmp_path, write, content):

@@ -155,6 +155,7 @@ def test_a_small_file_that_needs_a_large_library_is_read_by_rank_0_alone(tmp_pat
     )
     assert first.whole and all(source.whole and source.bytes_read == 0 for source in others)
     assert {source.n_samples for source in others} == {N}
+    assert first.bytes_read > 0.9 * Path(options["source"]).stat().st_size
     np.testing.assert_array_equal(first.targets(slice(None)), TARGETS)
     if write is parquet:
         np.testing.assert_array_equal(first.column("x1"), FEATURES[:, 1])

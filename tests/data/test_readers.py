@@ -139,7 +139,6 @@ def test_a_file_that_is_not_the_same_to_all_ranks_is_refused(tmp_path):
 
 
 def test_columns_are_told_apart_by_their_whole_names(tmp_path):
-    # Arrow takes "y" for the prefix of "y.lag" too, and returns columns in the order of the file.
     table = pa.table({"y.lag": [1.0, 2.0], "y": [0.0, 1.0], "z": [5, 6]})
     pa.parquet.write_table(table, tmp_path / "data.parquet")
     pa.csv.write_csv(table, tmp_path / "data.csv")
@@ -148,6 +147,18 @@ def test_columns_are_told_apart_by_their_whole_names(tmp_path):
         with source:
             np.testing.assert_array_equal(source.targets(EVERY), [0.0, 1.0])
             np.testing.assert_array_equal(source.features(EVERY), [[1.0, 5.0], [2.0, 6.0]])
+
+
+def test_row_groups_without_rows_are_passed_over(tmp_path):
+    table = pa.table({"x": [1.0, 2.0, 3.0], "target": [0, 1, 2]})
+    with pa.parquet.ParquetWriter(tmp_path / "data.parquet", table.schema) as writer:
+        for part in (table[:0], table[:1], table[:0], table[1:]):
+            writer.write_table(part)
+    assert pa.parquet.ParquetFile(tmp_path / "data.parquet").num_row_groups == 4
+    (source,) = opened(1, source=str(tmp_path / "data.parquet"))
+    with source:
+        np.testing.assert_array_equal(source.features(EVERY), [[1.0], [2.0], [3.0]])
+        np.testing.assert_array_equal(source.targets(EVERY), [0.0, 1.0, 2.0])
 
 
 def test_groups_are_read_from_named_columns_and_are_no_features(tmp_path):

@@ -79,7 +79,6 @@ class ParquetSource(BlockSource):
             for batch in self._parquet.iter_batches(4096, [int(self._groups[block])], names, use_threads=False):
                 missing -= batch.num_rows
                 if missing >= 0:
-                    # By name: the columns come in the order of the file, and with those that the name is a prefix of.
                     yield [batch.column(name) for name in names]
         self.bytes_read = self._file.bytes_read
         if missing:
