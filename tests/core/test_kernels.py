@@ -159,6 +159,16 @@ def test_rows_of_ones_are_multiplied_without_looking_at_their_values(kind, dtype
         np.testing.assert_allclose(one, two, rtol=1e-12, atol=1e-12)
 
 
+def test_blocks_of_several_outputs_have_as_many_fewer_rows():
+    objective, rows, params = make("softmax", True, 4, 4000, 20)
+    objective.block_bytes = 1 << 14
+    several = sum(1 for _ in objective.gradient_blocks(params, rows, np.empty_like(params)))
+    objective, rows, params = make("least_squares", True, 4, 4000, 20)
+    objective.block_bytes = 1 << 14
+    one = sum(1 for _ in objective.gradient_blocks(params, rows, np.empty_like(params)))
+    assert several == pytest.approx(5 * one, rel=0.2)
+
+
 def hostile(n_rows=4, n_columns=3, **changes):
     matrix = sp.csr_array(np.ones((n_rows, n_columns)))
     for name, (place, value) in changes.items():

@@ -167,7 +167,9 @@ class Objective(ABC):
             if fit is None:
                 fit = rows.known[self.name] = kernels.fit(self.name, rows)
             if fit:
-                return partial(kernels.add, self.name), kernels.BLOCKS * self.block_bytes
+                # Several outputs a row are as much more work: the time between two blocks is to stay what it is.
+                block_bytes = kernels.BLOCKS * self.block_bytes * self.n_features // self.n_params
+                return partial(kernels.add, self.name), block_bytes
         return self._add, self.block_bytes
 
     def _add(self, params: Array, rows: WeightedRows, block: slice, out: Array | None, with_loss: bool) -> float:
