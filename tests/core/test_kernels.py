@@ -55,7 +55,7 @@ def results(objective, rows, params):
     return found, out, objective.loss(params, rows), objective.gradient(params, rows)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     st.sampled_from(CASES),
     st.integers(0, 2**32),
