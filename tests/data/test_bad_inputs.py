@@ -31,6 +31,7 @@ from goco_mpi.schema import DataConfig
 EVERY = slice(None)
 FEATURES = np.random.default_rng(0).standard_normal((40, 3)).round(3)
 TARGETS = np.arange(40.0)
+LARGE = np.where(FEATURES > 0, 1e308, 1e307)
 TEXT = ("svmlight", "csv")
 IN_PARTS = (npy, npz, npz_csr, hdf5, hdf5_csr, svmlight, parquet)
 
@@ -59,6 +60,13 @@ def test_features_that_are_not_finite_are_refused_by_their_row(tmp_path, write):
     message = refusal(**write(tmp_path, features, TARGETS))
     assert "must hold finite numbers. A feature in row 23 (counted from 0)" in message
     assert "Remove or impute" in message
+
+
+@pytest.mark.parametrize("write", IN_PARTS, ids=name_of)
+def test_numbers_whose_sum_overflows_are_finite_all_the_same(tmp_path, write):
+    with open_source(DataConfig(**write(tmp_path, LARGE, TARGETS)), 0) as source:
+        got = source.features(EVERY)
+        np.testing.assert_array_equal(got.toarray() if source.sparse else got, LARGE)
 
 
 @pytest.mark.parametrize("write", IN_PARTS, ids=name_of)
