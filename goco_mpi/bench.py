@@ -235,9 +235,9 @@ MEMBERS = (
         for kind in ("least_squares", "logistic")
     ),
     Member("gradient", "coded over 3 shards to one shard", computed("coded", n_shards=3), 1.05),
-    Member("load", "shard store, to a bare read", loaded("store", 20_000, 500), 1.5),
-    Member("load", ".npy, to a bare read", loaded("npy", 20_000, 500), 1.5),
-    *([Member("load", "HDF5, to a bare read", loaded("hdf5", 20_000, 500))] if find_spec("h5py") else []),
+    Member("load", "shard store, to a bare read", loaded("store", 20_000, 500), 2.5),
+    Member("load", ".npy, to a bare read", loaded("npy", 20_000, 500), 2.5),
+    *([Member("load", "HDF5, to a bare read", loaded("hdf5", 20_000, 500), 3.5)] if find_spec("h5py") else []),
     Member("load", "svmlight like a9a, to scikit-learn", loaded("svmlight", 32_561, 123), 2.5),
     Member("startup", "ours to bare mpi4py", startup),
     Member("recovery", "rank frozen for 1 s", on_ranks("recovery", rank=3, frozen_s=1.0), 5.0, unit="rounds"),
