@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch", reason="torch is not installed")
 
 from mpi4py import MPI  # noqa: E402
 
+from goco_mpi import minimize  # noqa: E402
 from goco_mpi.config import parse_config  # noqa: E402
 from goco_mpi.core.events import Events  # noqa: E402
 from goco_mpi.core.replay import replay_gossip  # noqa: E402
@@ -227,6 +228,21 @@ def test_the_same_seed_makes_the_same_run() -> None:
     first, again, other = run(1), run(1), run(2)
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
+
+
+@pytest.mark.mpi(min_size=1)
+def test_minimize_takes_a_module_too_and_all_rows_where_no_batch_is_asked_for() -> None:
+    options: dict[str, Any] = {
+        "topology": "ring",
+        "deadline": {"compute_s": INF, "gossip_s": INF},
+        "method": {"kind": "push_pull"},
+        "rounds": 10,
+    }
+    objective = ModuleObjective(network(), LOSS)
+    step = {"kind": "constant", "size": 0.3}
+    found = minimize(objective, objective.x0, shards=shards(), step=step, **options).x
+    np.testing.assert_array_equal(found, fit(network(), LOSS, shards(), step=0.3, batch_size=10**6, **options).x)
+    assert np.abs(found - objective.x0).max() > 1e-2
 
 
 @pytest.mark.mpi(min_size=1)

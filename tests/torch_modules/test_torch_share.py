@@ -95,7 +95,7 @@ def test_the_gradient_is_of_the_parameters_given_and_leaves_them_and_the_users_m
 
 
 def test_a_loss_between_two_blocks_does_not_disturb_the_gradient() -> None:
-    share = share_of(network(), block_rows=4)
+    share = share_of(network(dropout=0.5), block_rows=4).sampled(9, np.random.default_rng(0))
     x = ModuleObjective(network(), LOSS).x0
     expected, found = share.gradient(x), np.empty(share.n_params)
     for _ in share.gradient_blocks(x, found):
@@ -179,6 +179,17 @@ def test_dropout_follows_from_seed_worker_and_step_and_leaves_torchs_own_numbers
     # Whole shards, so that nothing but dropout differs.
     whole = [Batch(100, seed).of(share, *place).gradient(x0) for seed, place in ((1, (0, 0)), (1, (0, 1)), (2, (0, 0)))]
     assert len({gradient.tobytes() for gradient in whole}) == 3
+
+
+def test_two_blocks_of_a_shard_draw_other_numbers() -> None:
+    inputs, targets = np.ones((2, N_FEATURES)), np.zeros(2, dtype=np.int64)
+    objective = ModuleObjective(network(dropout=0.5), LOSS, block_rows=1)
+    share = objective.share([(inputs, targets)], np.ones(1), np.ones(1), 0, 1).sampled(2, np.random.default_rng(0))
+    out, seen = np.empty(share.n_params), [np.zeros(share.n_params)]
+    for _ in share.gradient_blocks(objective.x0, out):
+        seen.append(out.copy())
+    first, second = np.diff(seen, axis=0)
+    assert np.abs(first - second).max() > 1e-3
 
 
 def test_with_dropout_too_the_coded_gradient_is_the_sum_of_the_shards_terms() -> None:
