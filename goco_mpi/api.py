@@ -249,6 +249,8 @@ def minimize(
             for name in ("data", "objective"):
                 if name in tables:
                     raise InputError(f"minimize takes no table {name!r}: it has objective, shards and batch_size.")
+            if not (hasattr(shards, "__len__") and hasattr(shards, "__getitem__")):
+                raise InputError(f"shards must be a sequence, such as a list. Got a {type(shards).__name__}.")
             raw = {
                 **{key: dict(value) if isinstance(value, Mapping) else value for key, value in tables.items()},
                 "data": {"shards": len(shards), "batch_size": batch_size},

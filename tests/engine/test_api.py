@@ -209,6 +209,7 @@ def test_one_ranks_callback_ends_the_run_on_all() -> None:
         ({"x0": "zero"}, "x0 must be a vector"),
         ({"objective": object()}, r"objective must have a method loss"),
         ({"shards": []}, "data.shards must be between 1"),
+        ({"shards": iter([1])}, "shards must be a sequence, such as a list. Got a list_iterator"),
         ({"placement": 3}, "placement must be a kind or a table"),
         ({"topology": "rnig"}, "topology.kind must be one of"),
         ({"rounds": 0}, "rounds must be between 1"),
