@@ -34,6 +34,7 @@ def training(
     targets: Sequence[float],
     slow: Sequence[int],
     repeats: int,
+    once: Sequence[str] = (),
 ) -> dict[str, list[list[float]]]:
     """Return each run's seconds of setting up, and in its rounds to each target: a list for each repeat.
 
@@ -48,6 +49,8 @@ def training(
         Ranks that do not count.
     repeats : int
         All runs are gone through in turn so many times.
+    once : sequence of str
+        But for these.
 
     Returns
     -------
@@ -63,8 +66,10 @@ def training(
     shares: dict[bytes, ModelShare] = {}
     scale: tuple[float, float] | None = None
     found: dict[str, list[list[float]]] = {name: [] for name in runs}
-    for _ in range(repeats):
+    for repeat in range(repeats):
         for name, config in configs.items():
+            if repeat and name in once:
+                continue
             layout = session.agree(partial(lay_out, config, session.size))
             share = _share(session, layout, shares)
             if scale is None:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from goco_mpi.core import objectives
 from goco_mpi.core.objectives import WeightedRows, logistic
+from goco_mpi.core.objectives.curvature import weighted_gram
 from goco_mpi.errors import InputError
 
 KINDS = st.sampled_from(objectives.KINDS)
@@ -366,3 +367,14 @@ def test_a_single_class_leaves_nothing_to_learn_and_is_refused(kind):
     # Softmax would run and divide by F(0) - F* = 0 when the record is written.
     with pytest.raises(InputError, match=r"two classes|at least two|at least 2"):
         objectives.build(kind, 3, 0.1, 1)
+
+
+@pytest.mark.parametrize("density", [0.02, 0.5, 1.0])
+@pytest.mark.parametrize("negative", [False, True])
+def test_a_gram_matrix_is_the_same_of_dense_rows_and_of_csr_however_sparse(density, negative):
+    rng = np.random.default_rng(0)
+    features = rng.standard_normal((60, 30)) * (rng.random((60, 30)) < density)
+    weights = rng.random(60) - (0.5 if negative else 0.0)
+    expected = np.einsum("s,si,sj->ij", weights, features, features)
+    for form in (features, sp.csr_array(features)):
+        np.testing.assert_allclose(weighted_gram(form, weights), expected, rtol=0, atol=1e-13)

@@ -9,6 +9,9 @@ import numpy as np
 from goco_mpi.core.objectives.rows import Array, Features, WeightedRows
 from goco_mpi.core.rng import Purpose, stream
 
+DENSER = 16
+"""Columns to a number of a CSR row up to which a Gram matrix is made of dense rows: BLAS is that much quicker."""
+
 
 def curvature(hessian_product: Callable[[Array], Array], n_params: int, iterations: int = 50) -> float:
     """Return the largest eigenvalue of a Hessian by power iteration.
@@ -98,6 +101,8 @@ def weighted_gram(features: Features, weights: Array) -> Array:
             scaled = np.sqrt(weights)[:, None] * features
             return np.asarray(scaled.T @ scaled)
         return np.asarray(features.T @ (weights[:, None] * features))
+    if features.shape[1] * features.shape[0] <= DENSER * features.nnz:
+        return weighted_gram(features.toarray(), weights)
     import scipy.sparse as sp
 
     return np.asarray((features.T @ (sp.diags_array(weights) @ features)).toarray())
