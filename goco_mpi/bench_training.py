@@ -122,7 +122,7 @@ LEAST_SQUARES = Case(
     },
     0.01,
     {
-        OURS: (30, _TABLE_NEWTON),
+        OURS: (60, _TABLE_NEWTON),
         "allreduce, descent": (250, _allreduce("descent")),
         "allreduce, nesterov": (75, _allreduce("nesterov")),
         "allreduce, lbfgs": (45, _allreduce("lbfgs")),
@@ -176,7 +176,7 @@ A9A_LIKE = Case(
     },
     0.01,
     {
-        OURS: (25, _TABLE_NEWTON),
+        OURS: (40, _TABLE_NEWTON),
         "allreduce, nesterov": (120, _allreduce("nesterov")),
         "allreduce, lbfgs": (40, _allreduce("lbfgs")),
         "gradient_coding, lbfgs": (40, _gradient_coding("lbfgs")),
