@@ -248,7 +248,7 @@ def _clock(whole: bool) -> str:
     return ", set-up too" if whole else ""
 
 
-def _slowed(case: str, target: float, bound: float) -> Row:
+def _slowed(case: str, target: float, bound: float | None) -> Row:
     """Return ours with one slow rank / undisturbed: what is set up before would only hide a loss."""
 
     def sample(setup: Setup) -> list[float]:
@@ -302,11 +302,11 @@ def _set_up(case: str, situation: str) -> Row:
 
 
 def _rows(case: Case, bounds: dict[str, float], alone: tuple[str, ...]) -> tuple[Row, ...]:
-    """Return the figures of a case: with bounds to every target, without to the last one."""
+    """Return the figures of a case: with bounds, where there are any, to every target, without to the last one."""
     name, rivals = case.name, {situation: methods[1:] for situation, methods in case.situations.items()}
     last = TARGETS[-1]
     return (
-        *(_slowed(name, target, 1.1) for target in TARGETS),
+        *(_slowed(name, target, 1.1 if bounds else None) for target in TARGETS),
         *(
             _against(name, "one slow", rival, target, bounds.get(rival))
             for rival in rivals["one slow"]
@@ -317,7 +317,11 @@ def _rows(case: Case, bounds: dict[str, float], alone: tuple[str, ...]) -> tuple
             for rival in rivals["one slow"]
             if rival != CONSTANT_STEP
         ),
-        *(_price(name, target, None if whole else 1.5, whole) for target in TARGETS for whole in (False, True)),
+        *(
+            _price(name, target, 1.5 if bounds and not whole else None, whole)
+            for target in TARGETS
+            for whole in (False, True)
+        ),
         *(
             _against(name, situation, rival, last)
             for situation in ("undisturbed", "delays")
