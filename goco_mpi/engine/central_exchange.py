@@ -134,6 +134,10 @@ class CentralExchange(GossipExchange):
             while not (self.overtaken or self.failed):
                 self._progress(math.inf)
 
+    def pace(self) -> float:
+        """Return infinity: nobody waits for workers that lag."""
+        return math.inf
+
     def _wait_for_gradients(self, round_: int) -> None:
         own_s = time.perf_counter()
         self._progress(0.0)

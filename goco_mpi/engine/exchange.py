@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -46,6 +47,10 @@ class Exchange(ABC):
     def begin(self, round_: int, step: int, params: Array) -> None:
         """Take note that a round begins, with a gradient at ``params``; ``step`` is how many went before it."""
         return
+
+    def pace(self) -> float:
+        """Return how many rounds all neighbours are known to have offered a vector of; infinite where nobody lags."""
+        return math.inf
 
     @abstractmethod
     def drain(self) -> None:

@@ -275,6 +275,10 @@ class GossipExchange(Exchange):
         self.stopped |= self._end_round > 0 and round_ + 1 >= self._end_round
         return self._message.params, [Received(slot.value, round_ - slot.value_round) for slot in slots]
 
+    def pace(self) -> float:
+        """Return how many rounds the slowest neighbour is known to have offered a vector of."""
+        return 1 + min((edge.receive.reached for edge in self._edges), default=math.inf)
+
     def steps(self) -> list[int]:
         """Return the neighbours' steps that the inbox holds, -1 where nothing came yet."""
         return [edge.receive.value_step for edge in self._edges]

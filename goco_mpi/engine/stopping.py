@@ -143,6 +143,8 @@ class Stopping:
             if self._exchange.told() <= self._config.target_loss:
                 self._decide("target_loss")
         if self._origin is not None:
+            # Between neighbours that stand still a rank soon does, too, wherever that is.
+            round_ = int(max(self._last_round, min(round_, self._exchange.pace())))
             self._travelled += (round_ - self._last_round) * step_size
             self._last_round = round_
             self._gradients += used_gradient

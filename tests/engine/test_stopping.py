@@ -40,6 +40,10 @@ class TellingExchange(Exchange):
     def __init__(self, told: float = math.nan) -> None:
         self.sum = told
         self.said: list[tuple[int, float]] = []
+        self.rounds = INF
+
+    def pace(self) -> float:
+        return self.rounds
 
     def tell(self, round_: int, value: float) -> None:
         self.said.append((round_, value))
@@ -210,6 +214,21 @@ def test_one_without_gradients_does_not_decide_that_they_are_small() -> None:
     assert stopping.reason is None
     descend_along(stopping, [np.full(2, 0.1), *[None] * 60])
     assert stopping.reason is None  # one window with a gradient is not two in a row
+
+
+def test_standing_still_between_neighbours_that_do_is_no_standstill() -> None:
+    exchange = TellingExchange()
+    stopping = conditions(exchange, gradient_norm=1.0, every=5)
+    exchange.rounds = 4
+    for round_ in range(1, 60):  # nothing moves
+        stopping.after_round(round_, 0.1, True, np.zeros(2))
+    assert stopping.reason is None
+    # Two windows of the slowest neighbour's rounds, the second one round longer.
+    for rounds in range(5, 12):
+        assert stopping.reason is None
+        exchange.rounds = rounds
+        stopping.after_round(60 + rounds, 0.1, True, np.zeros(2))
+    assert stopping.reason == "gradient_norm"
 
 
 @pytest.mark.parametrize("every", [1, 2, 3, 4, 5, 10])
