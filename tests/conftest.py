@@ -20,6 +20,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("goco_mpi", deadline=None)
+settings.load_profile("goco_mpi")
 
 collect_ignore_glob = ["*conftest.py"]  # which have no examples to run, and the same name in every directory
 

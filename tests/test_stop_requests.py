@@ -40,14 +40,14 @@ SETTING_UP = """\
 import os, pathlib, sys, time
 from goco_mpi import cli
 from goco_mpi.engine import launcher, train
-distribute = train._distribute
+load = train.load
 def slowly(session, layout):
     rank = launcher.inspect().rank
     pathlib.Path("pids", str(rank)).write_text(str(os.getpid()))
     while rank == 1 and not pathlib.Path("sent").exists():
         time.sleep(0.01)
-    return distribute(session, layout)
-train._distribute = slowly
+    return load(session, layout)
+train.load = slowly
 sys.exit(cli.main())
 """
 # What is told of a job that has six seconds left when the run begins.

@@ -209,8 +209,9 @@ def test_power_iteration_finds_the_largest_curvature_from_below(kind, seed):
     largest = np.linalg.eigvalsh(dense_hessian(objective, rows, params))[-1]
     assert found <= objective.smoothness(rows) * (1 + 1e-12)
     assert found <= largest * (1 + 1e-12)
-    # After k steps the error is at most a share ln(n) / k in the mean; k = 50, n = 12 at most.
-    assert found >= 0.95 * largest
+    # Kuczynski & Wozniakowski, 1992, theorem 4.1: the error is above a share e with probability
+    # 0.824 sqrt(n) (1 - e)^(k - 1/2) at most, 6e-8 here with k = 50 steps and n = 12 parameters.
+    assert found >= 0.7 * largest
 
 
 def test_curvature_of_a_vanishing_hessian_is_zero():
