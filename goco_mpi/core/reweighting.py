@@ -26,8 +26,6 @@ CLEARED = 3.0
 """The same below which it no longer is."""
 SILENT = 10.0
 """Time since its last gradient, likewise, beyond which it is slow whatever it was before."""
-UNHEARD = 3
-"""Rounds after which those never heard of are slow, if they are at most a quarter of all."""
 SPAN = 5
 """Gradients whose intervals are looked at."""
 PATIENCE, MOST_PATIENCE = 4, 64
@@ -109,7 +107,7 @@ class Pace:
         slow = (intervals > SLOW * median) | (silent > SILENT * median)
         slow |= members(before, len(intervals)) & (intervals >= CLEARED * median)
         unheard = np.array([heard[-1][0] == 0 for heard in self._heard])
-        if now >= UNHEARD - 1 and 4 * np.count_nonzero(unheard) <= len(unheard):
+        if 4 * np.count_nonzero(unheard) <= len(unheard):
             slow |= unheard
         return sum(1 << int(i) for i in np.flatnonzero(slow))
 

@@ -15,7 +15,7 @@ from goco_mpi.config import parse_config, to_dict
 from goco_mpi.core import encoding, mixing, objectives, optimum, placement, topology
 from goco_mpi.core.gossip import Mixing, Received
 from goco_mpi.core.methods import Gradient, Place, table_newton
-from goco_mpi.core.methods.scaling import Scaling, bias, trust
+from goco_mpi.core.methods.scaling import Scaling, trust
 from goco_mpi.core.methods.table_newton import TABLE_NEWTON
 from goco_mpi.core.methods.table_newton_rook import TABLE_NEWTON_ROOK
 from goco_mpi.core.objectives import WeightedRows
@@ -189,10 +189,10 @@ def test_equal_points_make_the_tables_gradient_that_of_the_pooled_loss(kind, hol
     filled(network, np.tile(point, (6, 1)))
     for state in network.states:
         no_news(state)
-        mean_point, mean_gradient = state.means
-        np.testing.assert_allclose(mean_point, point, rtol=1e-13)
-        expected = problem.objective.gradient(point, problem.pooled)
-        np.testing.assert_allclose(mean_gradient, expected, rtol=0, atol=1e-13)
+        np.testing.assert_allclose(state.mean_point, point, rtol=1e-13)
+        np.testing.assert_allclose(
+            state.mean_gradient, problem.objective.gradient(point, problem.pooled), rtol=0, atol=1e-13
+        )
 
 
 def test_with_the_pooled_hessian_and_a_full_step_least_squares_take_one_round_from_any_points():
@@ -236,7 +236,7 @@ def test_delivery_duplicated_reordered_or_delayed_ends_in_the_same_table_bit_by_
     deliver(disturbed, [sent[j][0] for j in (1, 2, 3)])
     for name in ("stamps", "weights", "points", "gradients"):
         np.testing.assert_array_equal(getattr(plain.table, name), getattr(disturbed.table, name))
-    np.testing.assert_array_equal(plain.means[1], disturbed.means[1])
+    np.testing.assert_array_equal(plain.mean_gradient, disturbed.mean_gradient)
     assert plain.table.points[1:].all()
 
 
@@ -255,7 +255,7 @@ def test_features_in_another_basis_give_the_same_points_in_that_basis():
 
 
 def freeze_alpha(monkeypatch, alpha):
-    monkeypatch.setattr(table_newton, "relaxation", lambda k: alpha)
+    monkeypatch.setattr(table_newton, "relaxation", lambda curvatures: alpha)
 
 
 @pytest.mark.parametrize("alpha", [0.3, 0.8])
@@ -358,8 +358,8 @@ def rounds_to(problem, targets, most=20):
     return [next((t for t, gap in enumerate(gaps, 1) if gap <= target), most + 1) for target in targets]
 
 
-@pytest.mark.parametrize(("replication", "limits"), [(1, (1, 5, 10)), (2, (1, 4, 7))])
-def test_it_takes_1_4_9_rounds_uncoded_and_1_3_6_with_two_copies_or_one_more(replication, limits):
+@pytest.mark.parametrize(("replication", "limits"), [(1, (1, 8, 13)), (2, (1, 7, 12))])
+def test_it_takes_1_7_12_rounds_uncoded_and_1_6_11_with_two_copies_or_one_more(replication, limits):
     rounds = [rounds_to(Problem(replication=replication, seed=seed), (1e-3, 1e-6, 1e-10)) for seed in range(5)]
     assert (np.median(rounds, axis=0) <= limits).all(), rounds
 
@@ -367,13 +367,13 @@ def test_it_takes_1_4_9_rounds_uncoded_and_1_3_6_with_two_copies_or_one_more(rep
 @pytest.mark.parametrize(
     ("case", "copies", "limits"),
     [
-        ("none slow", 1, (1, 4, 9)),
-        ("none slow", 2, (1, 3, 6)),
+        ("none slow", 1, (1, 7, 12)),
+        ("none slow", 2, (1, 6, 11)),
         ("one 10x slow", 1, (10, 30, 70)),
-        ("one 10x slow", 2, (1, 5, 8)),
+        ("one 10x slow", 2, (1, 8, 13)),
         ("each 10x with p=.3", 1, (11, 49, 96)),
         ("each 10x with p=.3", 2, (11, 39, 75)),
-        ("quarter late", 1, (1, 11, 21)),
+        ("quarter late", 1, (1, 10, 20)),
         ("quarter late", 2, (1, 8, 16)),
     ],
 )
@@ -620,12 +620,12 @@ def left_out(network):
     return [state.table.out for state in network.states]
 
 
-def test_a_slow_workers_weight_goes_to_the_others_at_the_third_round_and_comes_back():
+def test_a_slow_workers_weight_goes_to_the_others_after_the_first_round_and_comes_back():
     problem = Problem(n=60, n_params=5)
     network, seen = Network(problem.shares, all_weights=problem.all_weights), []
     Script(slow=(3,), until=45).play(network, 70, after=lambda t: seen.append(left_out(network)))
-    assert all(out == [0] * 8 for out in seen[:3])
-    assert all(out == [0b1000] * 8 for out in seen[3:45])
+    assert seen[0] == [0] * 8
+    assert all(out == [0b1000] * 8 for out in seen[1:45])
     assert seen[-1] == [0] * 8
     # Once each way: nothing flaps.
     assert [state.declared for state in network.states] == [(2, 0)] * 8
@@ -741,8 +741,8 @@ def test_a_worker_that_dies_while_all_wait_for_its_new_gradient_is_waited_for_no
     # Worker 3 is slow; of the holders of its shards, 2 and 7, worker 2 dies before it has a gradient with new weights.
     problem = Problem(n=60, n_params=5, unlike=1.0)
     network = Network(problem.shares, all_weights=problem.all_weights)
-    script = Script(slow=(3,), dead=(2,), since=3)
-    script.play(network, 12)
+    script = Script(slow=(3,), dead=(2,), since=1)
+    script.play(network, 10)
     assert {state.declared for state in network.states} == {(1, 0b1000)}
     assert all(state.coming is not None for state in network.states)
     script.play(network, 60)
@@ -752,7 +752,7 @@ def test_a_worker_that_dies_while_all_wait_for_its_new_gradient_is_waited_for_no
     for state in network.states:
         assert state.coming is None
         fast = [0, 1, 4, 5, 6, 7]
-        assert (state.table.stamps[fast] == 72.0).all()
+        assert (state.table.stamps[fast] == 70.0).all()
 
 
 @given(st.data())
@@ -827,66 +827,33 @@ def test_without_any_entry_a_worker_stays_where_it_is_and_a_table_as_it_was_leav
     assert [state.alpha for state in network.states] == alpha
 
 
-def test_alpha_makes_twice_the_excess_of_a_curvature_converge_like_curvature_1_within_bounds():
+def test_alpha_is_the_inverse_of_the_largest_of_the_last_three_curvatures_within_bounds():
     problem = Problem(n_workers=2, n=60, n_params=2, replication=1)
     state = Network(problem.shares).states[0]
     state.scaling = Scaling(np.eye(2), 0.0)
-    pulled = np.array([1.0, 0.0])
-
-    def step(k):
-        # The last step but one was pulled by v, and that changed the gradient by -k v.
-        state.mean_point, state.mean_gradient = np.array([3.0, 0.0]), np.array([5.0, 0.0])
-        state.mean_pull, state.mean_pull_square, state.pull = pulled, 1.0, np.zeros(2)
-        table_newton._step(state, np.array([2.0, 0.0]), np.array([5.0, 0.0]) - k * pulled, False, settled=True)
-        return state.alpha
-
-    for k in (2.0, 1.5, 1.25):
-        alpha = step(k)
-        assert 0.0 < alpha < 1.0
-        assert (1.0 - alpha) ** 2 == pytest.approx(alpha * 2.0 * (k - 1.0))
-    assert step(1.0) == step(0.1) == 1.0
-    assert step(1000.0) == 0.03
-    alpha = step(-1.0)  # no curvature is taken for one of 1.2
-    assert (1.0 - alpha) ** 2 == pytest.approx(alpha * 2.0 * 0.2)
+    seen = []
+    for k in (2.0, 1.5, 1.25, 1.0, 0.1, 0.1, 0.1, 100.0, -1.0):
+        # One step along the first axis: s = 1, y = k; then k is what the rule measures.
+        before = (np.zeros(2), np.zeros(2)) if state.mean_point is None else (state.mean_point, state.mean_gradient)
+        state.mean_point, state.mean_gradient = before
+        table_newton._step(state, before[0] + np.array([1.0, 0.0]), before[1] + np.array([k, 0.0]), False)
+        seen.append(state.alpha)
+    np.testing.assert_allclose(seen, [1 / 2, 1 / 2, 1 / 2, 1 / 1.5, 1 / 1.25, 1.0, 1.0, 0.03, 0.03])
+    state.curvatures.clear()
+    table_newton._step(
+        state, state.mean_point + np.array([1.0, 0.0]), state.mean_gradient - np.array([1.0, 0.0]), False
+    )
+    assert state.alpha == 1 / 4
 
 
 @pytest.mark.parametrize("noise", [0.0, 1e-15, -1e-15])
 def test_rounding_is_not_taken_for_curvature(noise):
     scaling, point = Scaling(np.eye(2), 0.0), np.array([1.0, -2.0])
     nothing, something = np.array([noise, noise]), np.array([1.0, 3.0])
-
-    def curvature(pull, change):
-        return table_newton.curvature(scaling, point, pull, float(pull @ pull), change)
-
-    assert curvature(nothing, nothing) is None
-    assert curvature(nothing, something) is None
-    assert curvature(something, nothing) == 1.2
-    assert curvature(1e-9 * something, -2e-9 * something) == pytest.approx(2.0)
-    assert curvature(something, something) == 1.2
-
-
-def test_a_step_takes_off_what_was_asked_of_the_last_one_and_the_bias_of_an_inverse():
-    problem = Problem(n_workers=2, n=60, n_params=2, replication=1)
-    state = Network(problem.shares).states[0]
-    state.scaling = Scaling(2.0 * np.eye(2), 0.0, bias=1.25)
-    point = np.array([1.0, 1.0])
-    table_newton._step(state, point, np.array([5.0, 0.0]), True, settled=True)
-    np.testing.assert_allclose(state.pull, [5.0, 0.0])
-    np.testing.assert_allclose(state.params, [1.0 - 5.0 / 2.5, 1.0])
-    # On the way to a gradient: what the last one began from is still what the table tells of.
-    for settled in (False, True):
-        table_newton._step(state, point, np.array([2.0, 0.0]), False, settled=settled)
-        np.testing.assert_allclose(state.params, [1.0 - (2.0 - 0.2 * 5.0) / 2.5, 1.0])
-        np.testing.assert_allclose(state.pull, [1.0 if settled else 5.0, 0.0])
-    np.testing.assert_allclose(state.mean_gradient, [2.0 + 5.0 / 1.25, 0.0])
-
-
-@pytest.mark.parametrize(("n_params", "n_rows"), [(20, 400), (50, 250)])
-def test_the_bias_is_that_of_the_inverse_of_a_gram_matrix_of_normal_rows(n_params, n_rows):
-    rng = np.random.default_rng(0)
-    grams = [rows.T @ rows / n_rows for rows in rng.standard_normal((50, n_rows, n_params))]
-    mean = np.mean([np.trace(np.linalg.inv(gram)) / n_params for gram in grams])
-    assert bias(SimpleNamespace(n_params=n_params, n_rows=n_rows)) == pytest.approx(mean, rel=0.02)
+    assert table_newton.curvature(scaling, point, nothing, nothing) is None
+    assert table_newton.curvature(scaling, point, nothing, something) == 4.0
+    assert table_newton.curvature(scaling, point, something, nothing) == 4.0
+    assert table_newton.curvature(scaling, point, 1e-9 * something, 2e-9 * something) == pytest.approx(2.0)
 
 
 def test_no_step_is_longer_than_the_first_and_a_setback_falls_back_on_the_first_scaling():
@@ -896,8 +863,8 @@ def test_no_step_is_longer_than_the_first_and_a_setback_falls_back_on_the_first_
     point = np.ones(3)
 
     def step(gradient, grown=False):
-        state.mean_point = state.pull = None  # no news for alpha
-        table_newton._step(state, point, np.array(gradient), grown, settled=True)
+        state.mean_point = state.mean_gradient = None  # no news for alpha
+        table_newton._step(state, point, np.array(gradient), grown)
         return point - state.params
 
     np.testing.assert_allclose(step([0.0, 2.0, 0.0], grown=True), [0.0, 2.0, 0.0])
@@ -934,8 +901,8 @@ def test_quadratic_losses_have_no_such_safeguards():
     state = Network(problem.shares).states[0]
     state.scaling, state.alpha = Scaling(np.eye(3), 0.0), 1.0
     for gradient in ([1.0, 0.0, 0.0], [9.0, 0.0, 0.0]):
-        state.mean_point = state.pull = None
-        table_newton._step(state, np.zeros(3), np.array(gradient), False, settled=True)
+        state.mean_point = state.mean_gradient = None
+        table_newton._step(state, np.zeros(3), np.array(gradient), False)
         np.testing.assert_allclose(state.params, [-gradient[0], 0.0, 0.0])
 
 

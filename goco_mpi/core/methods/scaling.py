@@ -21,8 +21,6 @@ class Scaling:
         Symmetric, not negative.
     c : float
         Multiple of its diagonal that is added; 1 where that alone leaves P singular, or nearly.
-    bias : float
-        What the inverse is too large by on average.
 
     Attributes
     ----------
@@ -35,10 +33,9 @@ class Scaling:
         If the Hessian is not finite, or has negative curvature.
     """
 
-    def __init__(self, hessian: Array, c: float, bias: float = 1.0) -> None:
+    def __init__(self, hessian: Array, c: float) -> None:
         import scipy.linalg
 
-        self.bias = bias
         diagonal = hessian.diagonal().copy()
         largest = float(diagonal.max(initial=0.0))
         for added in (c * diagonal, np.where(diagonal > 0.0, diagonal, largest or 1.0)):
@@ -77,20 +74,3 @@ def trust(share: Share) -> float:
     if share.n_rows == 0:
         return 0.0
     return min(max(share.n_params / share.n_rows - 0.25, 0.0), 1.0)
-
-
-def bias(share: Share) -> float:
-    """Return b: by how much the inverse of a Hessian of so few rows is too large on average.
-
-    That of n normal rows is 1 / (1 - n_params / n) times the inverse of their mean, that of a Wishart matrix; where
-    something is added to the diagonal, it is taken to make up for the rest.
-
-    Examples
-    --------
-    >>> from types import SimpleNamespace
-    >>> [bias(SimpleNamespace(n_params=100, n_rows=n)) for n in (0, 200, 400, 500)]
-    [1.0, 1.3333333333333333, 1.3333333333333333, 1.25]
-    """
-    if share.n_rows == 0:
-        return 1.0
-    return 1.0 / (1.0 - min(share.n_params / share.n_rows, 0.25))

@@ -3,20 +3,10 @@
     g_i = (N/M) sum_k a_ik grad f_k(z_i) ,  w_i = (N/M) sum_k a_ik      sent: (stamp, round, out, w_i, z_i, g_i)
     table               the newest stamp of each worker wins
     zb = sum_j w_j z_j / sum_j w_j ,  gb = sum_j g_j / sum_j w_j        over all entries, old ones too
-    v = alpha (gb - (1 - 1/b) v_)                                       v_: v of the last step, 0 at first
-    z_i = zb - P_i^-1 v / b                                             where the next gradient is taken
+    s, y                what zb, gb moved by ;  k = y' P^-1 y / s'y, or 4 where s'y <= 0 but for rounding
+    alpha = clip(1 / max(last three k), 0.03, 1)                        0.5 at first
+    z_i = zb - alpha P_i^-1 gb                                          where the next gradient is taken
     P_i = H_i + c diag(H_i) ,  c = clip(n_params / rows_i - 1/4, 0, 1)  H_i: Hessian of the coded loss / w_i
-    b = 1 / (1 - min(n_params / rows_i, 1/4))                           what P_i^-1 is too large by on average
-
-**Why v is less than gb.** Where zb was zb_ at the last step, g_j is w_j times (grad F_j(zb_) - v_ / b), as P_j is the
-very Hessian of F_j. So the table tells the gradient at the mean *before*, and what was asked of that step is to be
-taken off: all of v_, by the model H M = 1 with M the mean of P_j^-1 / b, and v_ / b are off already. Where an
-eigenvalue of H M is k instead, an error is multiplied by l in a round, l^2 - (1 - alpha) l + alpha (k - 1) = 0.
-
-    e = gb + v_ / b                     the gradient at the mean before
-    y                                   what e changed by, along the step of v__ : -H M v__
-    k = y' P^-1 y / -v__' P^-1 y ,      or 1.2 where that is no curvature
-    alpha                               by k, `relaxation`; 1 at first
 
 Where the loss is quadratic P_i is factorised once, and the first entry is that of the minimiser of the
 worker's own model: a gradient is known everywhere from one. Otherwise P_i is factorised at every new
@@ -53,8 +43,9 @@ SIAM J. Optim. 2020; Wang, Roosta, Xu & Mahoney, "GIANT: globally improved appro
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,11 +53,12 @@ from numpy.typing import NDArray
 from goco_mpi.core.gossip import Mixing, Received
 from goco_mpi.core.methods.base import Array, Encoding, Gradient, Method, Place, State
 from goco_mpi.core.methods.relaxation import curvature, relaxation
-from goco_mpi.core.methods.scaling import Scaling, bias, trust
+from goco_mpi.core.methods.scaling import Scaling, trust
 from goco_mpi.core.methods.table import ENTRY, Table
 from goco_mpi.core.reweighting import MOST_WORKERS, Pace, Reweighting, patience
 from goco_mpi.errors import InputError, RunError
 
+FIRST_ALPHA = 0.5
 SETBACK = 1.5
 """Growth of ||gb|| over its smallest beyond which the first P_i serves."""
 SMALL = 1e-9
@@ -95,12 +87,6 @@ class TableNewtonState(State):
         Who looks slow to this worker.
     scaling : Scaling or None
         None where the worker holds nothing.
-    means : (ndarray, ndarray) or None
-        zb and gb of the last step: the same once more are no news, and nobody moves.
-    mean_point, pull, pull_square : ndarray, ndarray, float
-        zb, v and v' P^-1 v of the last step after which a gradient was taken.
-    mean_gradient, mean_pull, mean_pull_square : ndarray, ndarray, float
-        e, and v, v' P^-1 v of the step after it.
     """
 
     place: Place
@@ -116,14 +102,10 @@ class TableNewtonState(State):
     encoding: Encoding | None = None
     slow: int = 0
     round: int = 0
-    alpha: float = 1.0
-    means: tuple[Array, Array] | None = None
+    alpha: float = FIRST_ALPHA
+    curvatures: deque[float] = field(default_factory=lambda: deque(maxlen=3))
     mean_point: Array | None = None
-    pull: Array | None = None
-    pull_square: float = 0.0
     mean_gradient: Array | None = None
-    mean_pull: Array | None = None
-    mean_pull_square: float = 0.0
     last: Gradient | None = None
     weight: float = 0.0
     n_left_out: int = 0
@@ -227,14 +209,12 @@ class TableNewton(Method[TableNewtonState]):
             _enter(state, j, message[DECLARATION:])
         changed = state.reweighting is not None and _change_over(state, state.reweighting)
         means = state.table.means()
-        if means is not None and (changed or not _same(means, state.means)):
+        if means is not None:
             weight = float(state.table.weights.sum())
             grown, state.weight = changed or weight > state.weight + SMALL * place.n_workers, weight
             if changed:  # what the means moved by is no curvature
-                state.mean_point = None
-            # Rounds without a gradient are on the way to one: what a step is told by is from before it.
-            _step(state, *means, grown, settled=self.needs_gradient(state, state.round + 1))
-            state.means = means
+                state.mean_point = state.mean_gradient = None
+            _step(state, *means, grown)
         if state.reweighting is not None:
             state.n_left_out += state.table.out >> place.worker & 1
             _judge(state, state.reweighting)
@@ -243,7 +223,7 @@ class TableNewton(Method[TableNewtonState]):
 def _scaling(place: Place, params: Array) -> Scaling | None:
     if place.weight == 0.0:
         return None
-    return Scaling(place.share.hessian(params) / place.weight, trust(place.share), bias(place.share))
+    return Scaling(place.share.hessian(params) / place.weight, trust(place.share))
 
 
 def _write_entry(state: TableNewtonState, gradient: Gradient) -> None:
@@ -319,19 +299,11 @@ def _judge(state: TableNewtonState, reweighting: Reweighting) -> None:
             _obey(state, reweighting, (state.declared[0] + 1, out))
 
 
-def _same(means: tuple[Array, Array], others: tuple[Array, Array] | None) -> bool:
-    return others is not None and all(np.array_equal(a, b) for a, b in zip(means, others, strict=True))
-
-
-def _step(state: TableNewtonState, point: Array, gradient: Array, grown: bool, settled: bool) -> None:
-    """Go to zb - P^-1 v / b.
-
-    ``grown``: one more worker is in these means than before; ``settled``: the next gradient is taken after this step.
-    """
-    before, pull = state.mean_point, state.pull
+def _step(state: TableNewtonState, point: Array, gradient: Array, grown: bool) -> None:
+    """Go to zb - alpha P^-1 gb; ``grown``: one more worker is in these means than before."""
+    before, gradient_before = state.mean_point, state.mean_gradient
+    state.mean_point, state.mean_gradient = point, gradient
     scaling = state.scaling
-    if settled:
-        state.mean_point = point
     if scaling is None:
         np.copyto(state.params, point)
         return
@@ -344,33 +316,20 @@ def _step(state: TableNewtonState, point: Array, gradient: Array, grown: bool, s
             assert state.first_scaling is not None  # there is one where there is another
             scaling = state.first_scaling
         state.smallest_gradient = min(state.smallest_gradient, norm)
-    if pull is None:
-        pull = np.zeros_like(gradient)
-    if settled:
-        _learn(state, scaling, point, None if before is None else gradient + pull / scaling.bias, pull)
-    pull = state.alpha * (gradient - (1.0 - 1.0 / scaling.bias) * pull)
-    step = scaling.solve(pull)
-    step /= scaling.bias
+    if before is not None and gradient_before is not None:
+        k = curvature(scaling, point, point - before, gradient - gradient_before)
+        if k is not None:
+            state.curvatures.append(k)
+            state.alpha = relaxation(state.curvatures)
+    step = scaling.solve(gradient)
+    step *= state.alpha
     if not quadratic:
         length = float(np.linalg.norm(step))
         if grown:
             state.longest_step = max(state.longest_step, length)
         elif length > state.longest_step:
-            pull *= state.longest_step / length
             step *= state.longest_step / length
-    if settled:
-        state.pull, state.pull_square = pull, scaling.bias * float(pull @ step)
     np.subtract(point, step, out=state.params)
-
-
-def _learn(state: TableNewtonState, scaling: Scaling, point: Array, gradient: Array | None, pull: Array) -> None:
-    """Choose alpha anew, from the gradient at the mean before, where there was one, and what it was pulled by since."""
-    if gradient is not None and state.mean_gradient is not None and state.mean_pull is not None:
-        change = gradient - state.mean_gradient
-        k = curvature(scaling, point, state.mean_pull, state.mean_pull_square, change)
-        if k is not None:
-            state.alpha = relaxation(k)
-    state.mean_gradient, state.mean_pull, state.mean_pull_square = gradient, pull, state.pull_square
 
 
 TABLE_NEWTON = TableNewton()

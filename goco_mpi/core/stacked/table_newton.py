@@ -61,7 +61,7 @@ class View:
 
 
 class StackedNewton(Step):
-    """Entries of all workers, of which each knows what has arrived; x = zb - P^-1 v / b."""
+    """Entries of all workers, of which each knows what has arrived; x = zb - alpha P^-1 gb."""
 
     steps = False
 
@@ -77,12 +77,9 @@ class StackedNewton(Step):
         self.entries: list[Entry | None] = [None] * n
         self.views = [View([[(0, -1)] for _ in range(n)]) for _ in range(n)]
         self.inbox: dict[int, Message] = {}
-        self.before: list[Array | None] = [None] * n
-        self.means: list[tuple[bytes, bytes] | None] = [None] * n
-        self.alpha = np.ones(n)
-        self.v = np.zeros_like(x)
-        self.p_of_v: list[Array | None] = [None] * n
-        self.seen: list[tuple[Array, Array, float] | None] = [None] * n
+        self.means: list[tuple[Array, Array] | None] = [None] * n
+        self.alpha = np.full(n, 0.5)
+        self.k: list[list[float]] = [[] for _ in shares]
         self.n_columns = self._columns()
         self.entered = np.zeros(n)
         self.longest = np.zeros(n)
@@ -172,12 +169,10 @@ class StackedNewton(Step):
                 if grown:
                     self.least_gb[i] = np.inf
                 if changed:
-                    self.before[i] = None
+                    self.means[i] = None
                 zb = sum((entry.w * entry.z for entry in table), start=np.zeros(self.x.shape[1])) / w
                 gb = sum((entry.g for entry in table), start=np.zeros(self.x.shape[1])) / w
-                same, self.means[i] = self.means[i] == (zb.tobytes(), gb.tobytes()), (zb.tobytes(), gb.tobytes())
-                if changed or not same:
-                    self._step(i, zb, gb, grown, self.needs_gradient(t + 1))
+                self._step(i, zb, gb, grown)
             if self.reweights:
                 self._judge(view, t)
 
@@ -205,7 +200,7 @@ class StackedNewton(Step):
             return
         if not self.shares[i].quadratic:
             self.p[i] = self._p(i)
-        elif self.before[i] is None and weights is None:
+        elif self.means[i] is None and weights is None:
             # P d = -g/w; the gradient at x + d is g + w (P - added) d, which is nothing but rounding with c = 0.
             d = -np.linalg.solve(p, g / w)
             entry.z, entry.g = self.x[i] + d, -w * self.added[i] * d
@@ -247,7 +242,7 @@ class StackedNewton(Step):
         slow = {j for j, interval in enumerate(intervals) if interval > 5 * median or silence[j] > 10 * median}
         slow |= {j for j in view.slow if intervals[j] >= 3 * median}
         unheard = {j for j, heard in enumerate(view.history) if heard[-1][0] == 0}
-        if t >= 2 and len(unheard) <= len(intervals) / 4:
+        if len(unheard) <= len(intervals) / 4:
             slow |= unheard
         return frozenset(slow)
 
@@ -270,14 +265,8 @@ class StackedNewton(Step):
         if out != view.declared.out:
             self._declare(view, Declared(number + 1, frozenset(out)), t)
 
-    def _b(self, i: int) -> float:
-        share = self.shares[i]
-        return 1.0 / (1.0 - min(share.n_params / share.n_rows, 0.25)) if share.n_rows else 1.0
-
-    def _step(self, i: int, zb: Array, gb: Array, grown: bool, settled: bool) -> None:
-        before = self.before[i]
-        if settled:
-            self.before[i] = zb
+    def _step(self, i: int, zb: Array, gb: Array, grown: bool) -> None:
+        before, self.means[i] = self.means[i], (zb, gb)
         p, first_p, quadratic = self.p[i], self.first_p[i], self.shares[i].quadratic
         if p is None or first_p is None:
             self.x[i] = zb
@@ -286,33 +275,17 @@ class StackedNewton(Step):
         if not quadratic and norm > 1.5 * self.least_gb[i]:
             p = first_p
         self.least_gb[i] = min(self.least_gb[i], norm)
-        b, v, p_of_v = self._b(i), self.v[i].copy(), self.p_of_v[i]
-        if settled:
-            seen = None
-            if before is not None:
-                square = 0.0 if p_of_v is None else float(v @ np.linalg.solve(p_of_v, v))
-                seen = gb + v / b, v, square
-            self._learn(i, p, zb, seen)
-        v = self.alpha[i] * (gb - (1.0 - 1.0 / b) * v)
-        step = np.linalg.solve(p, v) / b
+        if before is not None:
+            s, y = zb - before[0], gb - before[1]
+            # What is not more than rounding is nothing.
+            sy, yy, size = float(s @ y), float(y @ np.linalg.solve(p, y)), 1e-24 * float(zb @ p @ zb)
+            moved, changed = s @ p @ s > size, yy > size
+            if moved or changed:
+                self.k[i].append(yy / sy if moved and changed and sy > 0.0 else 4.0)
+                self.alpha[i] = np.clip(1.0 / max(self.k[i][-3:]), 0.03, 1.0)
+        step = self.alpha[i] * np.linalg.solve(p, gb)
         if not quadratic:
             length = float(np.linalg.norm(step))
             self.longest[i] = max(self.longest[i], length if grown else 0.0)
-            shorter = min(1.0, self.longest[i] / length) if length else 1.0
-            v, step = v * shorter, step * shorter
-        if settled:
-            self.v[i], self.p_of_v[i] = v, p
+            step *= min(1.0, self.longest[i] / length) if length else 1.0
         self.x[i] = zb - step
-
-    def _learn(self, i: int, p: Array, zb: Array, seen: tuple[Array, Array, float] | None) -> None:
-        """Choose alpha from (e, v, v' P^-1 v) now and of the step before."""
-        earlier, self.seen[i] = self.seen[i], seen
-        if earlier is None or seen is None:
-            return
-        rounding = 1e-24 * float(zb @ p @ zb)
-        if earlier[2] > rounding:  # what is not more than rounding is nothing
-            y = seen[0] - earlier[0]
-            along, across = -float(earlier[1] @ np.linalg.solve(p, y)), float(y @ np.linalg.solve(p, y))
-            k = across / along if along > 0.0 and across > rounding else 1.2
-            d = 2.0 * max(k - 1.0, 0.0)
-            self.alpha[i] = max(1.0 + d / 2.0 - np.sqrt(d + d * d / 4.0), 0.03)
