@@ -27,7 +27,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from goco_mpi.config import parse_config, to_dict
+from goco_mpi.config import flat, parse_config, to_dict
 from goco_mpi.core.flatten import restore
 from goco_mpi.errors import InputError
 from goco_mpi.schema import RunConfig
@@ -247,7 +247,7 @@ def refuse_other_run(found: WholeSet, config: RunConfig, n_ranks: int) -> None:
             f"The checkpoint {str(found.path)!r} is of {theirs} ranks. Got {n_ranks}. Start as many, or take its "
             "parameters into a new run with --warm-start."
         )
-    before, now = (_flat(to_dict(one)) for one in (parse_config(found.document["config"]), config))
+    before, now = (flat(to_dict(one)) for one in (parse_config(found.document["config"]), config))
     for key in sorted(before.keys() | now.keys()):
         if key.split(".")[0] not in MAY_CHANGE and before.get(key) != now.get(key):
             raise InputError(
@@ -379,17 +379,3 @@ def _number(path: Path) -> int:
 def _sets(directory: Path) -> list[Path]:
     """Return the sets of a directory, whole or not, the oldest first."""
     return sorted(path for path in directory.glob("set-*") if path.name.removeprefix("set-").isdigit())
-
-
-def _flat(tables: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the keys of nested tables with dots.
-
-    Examples
-    --------
-    >>> _flat({"seed": 1, "data": {"shards": 4}})
-    {'seed': 1, 'data.shards': 4}
-    """
-    flat: dict[str, Any] = {}
-    for key, value in tables.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat

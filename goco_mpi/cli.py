@@ -94,6 +94,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     report.add_argument("--reference", type=Path, metavar="RUN_DIR", help="run without stragglers, for round rates")
     report.add_argument("--gap", type=float, default=0.01, help="suboptimality that counts (default 0.01)")
+    report.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="write one page with everything: figures, ranks, what limited the runs",
+    )
     report.add_argument("--png", type=Path, metavar="FILE", help="draw loss against wall time alone")
     report.add_argument(
         "--timeline", type=Path, metavar="FILE", help="write the (first) run's timeline, for https://ui.perfetto.dev"

@@ -209,3 +209,17 @@ def _explain(message: str, raw: dict[str, Any]) -> str:
         elif isinstance(value, list) and key.isdigit():
             value = value[int(key)]
     return f"{where} {rule}. Got {value!r}."
+
+
+def flat(tables: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return the keys of nested tables with dots.
+
+    Examples
+    --------
+    >>> flat({"seed": 1, "data": {"shards": 4}})
+    {'seed': 1, 'data.shards': 4}
+    """
+    found: dict[str, Any] = {}
+    for key, value in tables.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found

@@ -84,7 +84,7 @@ def print_table(runs: Sequence[RunRecord], reference: RunRecord | None, gap: flo
         rounds = rounds_to_gap(run, gap)
         ratio = seconds / times[0] if seconds is not None and times[0] else None
         table.add_row(
-            _label(run),
+            label(run),
             "not reached" if seconds is None else f"{seconds:.2f} s",
             "-" if ratio is None else f"{ratio:.1f} x",
             "-" if rounds is None else str(rounds),
@@ -99,13 +99,14 @@ def print_table(runs: Sequence[RunRecord], reference: RunRecord | None, gap: flo
     if reference is not None:
         share = round_rate(runs[0]) / round_rate(reference)
         console.print(
-            f"{_label(runs[0])}: its fast ranks go through {round_rate(runs[0]):.1f} rounds a second, and through "
+            f"{label(runs[0])}: its fast ranks go through {round_rate(runs[0]):.1f} rounds a second, and through "
             f"{round_rate(reference):.1f} when no rank is slow: {100 * share:.0f} % of full speed.",
             soft_wrap=True,
         )
 
 
-def _label(run: RunRecord) -> str:
+def label(run: RunRecord) -> str:
+    """Return what a run is called: its directory's name."""
     return run.path.resolve().name.replace("_", " ")
 
 
@@ -137,7 +138,7 @@ def draw(runs: Sequence[RunRecord], gap: float, path: Path) -> None:
             run.history[column],
             color=colors[place % len(colors)],
             linewidth=2.6 if place == 0 else 1.8,
-            label=_label(run),
+            label=label(run),
         )
     axes.set_yscale("log")
     axes.set_xlabel("wall time (s)")

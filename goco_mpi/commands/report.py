@@ -13,16 +13,20 @@ def run(options: argparse.Namespace) -> int:
     from goco_mpi.record import read_run
     from goco_mpi.sweep import RESULTS
 
-    of_runs = options.reference or options.png or options.timeline
+    of_runs = options.reference or options.png or options.timeline or options.html
     of_sweeps = any((path / RESULTS).exists() or (path / "runs").is_dir() for path in options.runs)
     if options.targets or options.figure or options.best or of_sweeps:
         if of_runs:
             raise InputError(
-                "--png, --reference and --timeline are for runs, and --targets, --figure and --best for variants of "
-                "an experiment, as sweeps are. Report one after the other."
+                "--html, --png, --reference and --timeline are for runs, and --targets, --figure and --best for "
+                "variants of an experiment, as sweeps are. Report one after the other."
             )
         return _compare(options)
     runs = [read_run(path) for path in options.runs]
+    if options.html:
+        _write_page(options)
+        if any(run.run["result"]["wall_s"] is None for run in runs):
+            return 0  # the table is of seconds
     reference = read_run(options.reference) if options.reference else None
     report.print_table(runs, reference, options.gap)
     if options.png:
@@ -32,6 +36,14 @@ def run(options: argparse.Namespace) -> int:
         timeline.write(runs[0], options.timeline)
         print(f"timeline in {options.timeline}: open it with https://ui.perfetto.dev or chrome://tracing")
     return 0
+
+
+def _write_page(options: argparse.Namespace) -> None:
+    """Write the page of some runs."""
+    from goco_mpi.reporting import account, page
+
+    page.write(page.build([account.read(path) for path in options.runs], options.gap), options.html)
+    print(f"page in {options.html}")
 
 
 def _compare(options: argparse.Namespace) -> int:
