@@ -1,4 +1,4 @@
-"""The command line: ``goco run | simulate | shard | sweep | replay | report | calibrate | plan | bench | ...``."""
+"""The command line: ``goco run | simulate | shard | sweep | watch | replay | report | plan | bench | ...``."""
 
 from __future__ import annotations
 
@@ -105,6 +105,11 @@ def _parser() -> argparse.ArgumentParser:
         "--timeline", type=Path, metavar="FILE", help="write the (first) run's timeline, for https://ui.perfetto.dev"
     )
     report.set_defaults(command="report")
+
+    watch = commands.add_parser("watch", help="follow a running job: pace, slow and silent ranks, loss, time left")
+    watch.add_argument("run", type=Path, metavar="RUN_DIR", help="where its record will be")
+    watch.add_argument("--once", action="store_true", help="say in one line where it is, and end")
+    watch.set_defaults(command="watch")
 
     calibrate = commands.add_parser("calibrate", help="how well simulated seconds predict recorded runs, rank by rank")
     calibrate.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR")

@@ -255,7 +255,10 @@ class RecordConfig(Section, frozen=True):
     events: bool = True
     """Keep what decided each rank's every vector, for goco replay: 8 bytes a round and 4 for each neighbour."""
     timeline: bool = False
-    """Also keep when: for goco report --timeline."""
+    """Also keep when: for goco report, with --html and --timeline."""
+    status: bool = True
+    """While the run lasts, let every rank say where it is, for goco watch: 512 bytes a second or less often, to a file
+    of its own beside the run directory, and 1 % of its time for an estimate of the loss."""
 
 
 class CheckpointConfig(Section, frozen=True):

@@ -42,7 +42,7 @@ def write(
 
     result = record.write_run(out, config, environment, outcome, _may_replace(options))
     if not options.quiet:
-        _print_result(out, result, outcome.history[-1]["round"], config.rounds)
+        print_result(out, result, outcome.history[-1]["round"], config.rounds)
     return result
 
 
@@ -54,7 +54,8 @@ def refuse(outcome: Outcome, result: dict[str, Any], out: Path) -> None:
     record.refuse_worse(result, out)
 
 
-def _print_result(out: Path, result: dict[str, Any], round_: int, n_rounds: int) -> None:
+def print_result(out: Path, result: dict[str, Any], round_: int, n_rounds: int) -> None:
+    """Print what a run achieved."""
     from goco_mpi import record
     from goco_mpi.checkpoint import EARLY
     from goco_mpi.core.survivors import DISCONNECTED, LOST_SHARD

@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _run_together(options: argparse.Namespace, session: Session, signals: StopSignals) -> None:
     """Train on all ranks and write the record on rank 0. Collective."""
-    from goco_mpi import record
+    from goco_mpi import record, status
 
     # One rank reads the experiment: on a cluster only some nodes may see the directory.
     prepared = session.share(lambda: _prepare(options, session.size))
@@ -41,13 +41,14 @@ def _run_together(options: argparse.Namespace, session: Session, signals: StopSi
         _train(options, session, signals, config, out, beginning)
     finally:
         if session.root:
+            status.end(status.directory_of(out))
             with contextlib.suppress(OSError):
                 record.stop_file(out).unlink(missing_ok=True)  # this run has ended
 
 
 def _prepare(options: argparse.Namespace, n_ranks: int) -> tuple[RunConfig, Path, Beginning] | None:
     """Read the experiment and find what to begin with; None where nothing is left to do."""
-    from goco_mpi import record
+    from goco_mpi import record, status
     from goco_mpi.engine import resuming
 
     config, out = experiments.prepare(options)
@@ -56,6 +57,9 @@ def _prepare(options: argparse.Namespace, n_ranks: int) -> tuple[RunConfig, Path
         return None
     record.refuse_stop_file(out)
     beginning = resuming.prepare(out, config, n_ranks, options.resume, options.force)
+    if config.record.status:
+        job = {"n_ranks": n_ranks, "rounds": config.rounds, "method": config.method.kind, "source": config.data.source}
+        status.begin(status.directory_of(out), {**job, "period_s": status.period_s(n_ranks)})
     if options.resume and not options.quiet:
         if beginning.sets:
             newest = beginning.sets[0]
@@ -73,16 +77,27 @@ def _train(
     out: Path,
     beginning: Beginning,
 ) -> None:
-    from goco_mpi import record
+    from goco_mpi import record, status
     from goco_mpi.engine.regrouping import together
     from goco_mpi.engine.requests import Requests
+    from goco_mpi.engine.telling import Teller
     from goco_mpi.engine.train import train
     from goco_mpi.progress import Progress
 
     requests = Requests(session.rank, session.size, signals, record.stop_file(out), config.stop.margin_s)
-    with Progress(config.rounds, quiet=options.quiet or not session.root) as progress:
+    with contextlib.ExitStack() as stack:
+        teller = None
+        if config.record.status:
+            teller = stack.enter_context(Teller(status.directory_of(out), session.rank, session.size, session.host))
+        progress = stack.enter_context(Progress(config.rounds, quiet=options.quiet or not session.root))
         outcome = train(
-            config, session, progress, requests=requests, beginning=beginning, warm_start=options.warm_start
+            config,
+            session,
+            progress,
+            requests=requests,
+            beginning=beginning,
+            warm_start=options.warm_start,
+            teller=teller,
         )
     result: dict[str, Any] = {}
 

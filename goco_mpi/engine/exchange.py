@@ -115,6 +115,10 @@ class Exchange(ABC):
     def counts(self) -> ExchangeCounts:
         """Return the counts so far."""
 
+    def suspects(self) -> list[int]:
+        """Return the neighbours that are not waited for."""
+        return []
+
     def arrivals(self) -> tuple[list[float], list[bool]]:
         """Return when each neighbour's newest vector arrived, and whether it is a suspect.
 

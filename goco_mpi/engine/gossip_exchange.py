@@ -299,6 +299,10 @@ class GossipExchange(Exchange):
         else:
             self.stopped = True
 
+    def suspects(self) -> list[int]:
+        """Return the neighbours that are not waited for."""
+        return [edge.neighbor for edge in self._edges if edge.suspicion.suspect]
+
     def arrivals(self) -> tuple[list[float], list[bool]]:
         """Return when each neighbour's newest vector arrived, and whether it is a suspect."""
         return [edge.arrived_s for edge in self._edges], [edge.suspicion.suspect for edge in self._edges]

@@ -42,6 +42,7 @@ from goco_mpi.engine.session import THREADS, Session
 from goco_mpi.engine.snapshots import Snapshots, Timeline
 from goco_mpi.engine.stopping import Stopping
 from goco_mpi.engine.surviving_exchange import SurvivingExchange
+from goco_mpi.engine.telling import Teller
 from goco_mpi.errors import InputError, divergence
 from goco_mpi.experiment import Layout, batch, lay_out, step_schedule, synchronous_curvature
 from goco_mpi.outcome import Death, Outcome
@@ -60,6 +61,7 @@ def train(
     requests: Requests | None = None,
     beginning: Beginning | None = None,
     warm_start: Path | None = None,
+    teller: Teller | None = None,
 ) -> Outcome | None:
     """Run an experiment on all ranks of ``session``. Collective.
 
@@ -78,6 +80,8 @@ def train(
         Where the checkpoints go, and which to go on from.
     warm_start : Path, optional
         Run of which the mean parameters are this one's first.
+    teller : Teller, optional
+        Says where this rank is.
 
     Returns
     -------
@@ -98,7 +102,7 @@ def train(
     dissimilarity = evaluate.gradient_dissimilarity(session, share, config.data.shards)
     warm = None if warm_start is None else resuming.warm_start(session, warm_start, share.n_params)
     start = np.zeros(share.n_params) if warm is None else warm
-    outcome = descend(layout, session, share, start, progress, callback, requests, loading, beginning)
+    outcome = descend(layout, session, share, start, progress, callback, requests, loading, beginning, teller=teller)
     if outcome is None:
         return None
     return dataclasses.replace(outcome, first_params=warm, gradient_dissimilarity=dissimilarity)
@@ -115,6 +119,7 @@ def descend(
     loading: Loading | None = None,
     beginning: Beginning | None = None,
     snapshots: Snapshots | None = None,
+    teller: Teller | None = None,
 ) -> Outcome | None:
     """Go through the rounds of a layout, every rank with its share of the work. Collective.
 
@@ -127,7 +132,7 @@ def descend(
         What this rank computes.
     start : ndarray of shape (n_params,)
         First parameters, the same on every rank.
-    progress, callback, requests, beginning : optional
+    progress, callback, requests, beginning, teller : optional
         As in `train`.
     loading : Loading, optional
         What getting the data took, for the record.
@@ -151,15 +156,23 @@ def descend(
     exchange = _exchange(session, layout, layout.method.message_size(share.n_params))
     snapshots = Snapshots(config.record.every) if snapshots is None else snapshots
     recovery = Recovery(layout, session.rank, share, sizes) if session.survives else None
-    stopping = Stopping(config.stop, exchange, share.loss if recovery is None else recovery.loss, callback, requests)
+    own_loss = share.loss if recovery is None else recovery.loss
+    stopping = Stopping(config.stop, exchange, own_loss, callback, requests)
     events = EventLog(exchange.degree, share.n_shards if late == "partial" else 0) if config.record.events else None
     checkpointing = _checkpointing(session, config, exchange, schedule, beginning)
     timeline = Timeline() if config.record.timeline else None
     clock_offset_s = session.clock_offset() if timeline else 0.0
+    work = GradientWork(session.rank, share, layout.stragglers, late, batch(config))
+
+    def after_round(round_: int) -> None:
+        progress(round_)
+        if teller is not None:
+            teller.after_round(round_, loop.params)
+
     with contextlib.ExitStack() as stack:
         background = stack.enter_context(Background(exchange.drain)) if config.deadline.progress_thread else None
         loop = RoundLoop(
-            work=GradientWork(session.rank, share, layout.stragglers, late, batch(config)),
+            work=work,
             method=layout.method,
             place=layout.place(session.rank, share, schedule.momentum),
             mixing=layout.mixing(session.rank),
@@ -170,7 +183,7 @@ def descend(
             n_rounds=config.rounds,
             snapshots=snapshots,
             stopping=stopping,
-            progress=progress,
+            progress=after_round,
             start=start,
             background=background,
             events=events,
@@ -185,7 +198,11 @@ def descend(
             if checkpointing is not None:
                 checkpointing.pin(found)
         session.barrier()
+        if teller is not None:
+            teller.start(loop, work, exchange, own_loss)
         diverged = loop.run()
+        if teller is not None:
+            teller.end()
     shutdown_s = config.deadline.shutdown_s
     exchange.close(loop.round, loop.counts.rounds, diverged, shutdown_s)
     if session.survives:
