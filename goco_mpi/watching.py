@@ -228,6 +228,8 @@ def _pace(seen: View) -> list[str]:
     if math.isnan(seen.rounds_per_s):
         return ["no round yet"]
     left = [] if math.isnan(seen.left_s) else [f"about {duration(seen.left_s)} left"]
+    if seen.round >= int(seen.job["rounds"]):
+        left = ["all rounds done"]
     return [f"{seen.rounds_per_s:.3g} rounds/s", *left]
 
 
@@ -269,11 +271,12 @@ def table(seen: View, name: str) -> RenderableType:
     heading = Text.assemble(
         (name, "bold"), f"  {job.get('method', '')} on {job.get('source', '')}, {job['n_ranks']} ranks"
     )
-    bar = ProgressBar(total=max(int(job["rounds"]), 1), completed=seen.round, width=40)
-    words = ", ".join([f"round {seen.round} of {job['rounds']}", *_pace(seen), _loss(seen)])
+    progress = Table.grid(padding=(0, 2))
+    bar = ProgressBar(total=max(int(job["rounds"]), 1), completed=max(seen.round, 0), width=24)
+    progress.add_row(bar, Text(", ".join([f"round {seen.round} of {job['rounds']}", *_pace(seen), _loss(seen)])))
     left_out = len(seen.ranks) - len(shown)
     note = [Text(f"and {left_out} more ranks that are further, and fine", style="dim")] if left_out else []
-    return Group(heading, bar, Text(words), grid, *note)
+    return Group(heading, progress, grid, *note)
 
 
 def _number(value: float) -> str:

@@ -129,6 +129,10 @@ def test_before_anybody_has_begun_it_is_being_set_up() -> None:
     assert "no round yet" in line(first)
 
 
+def test_after_the_last_round_there_is_no_time_left_to_tell() -> None:
+    assert "all rounds done" in line(view(job(*all_fine(), rounds=100), None, NOW))
+
+
 def test_ranks_that_ended_are_neither_silent_nor_slow() -> None:
     seen = view(job(*all_fine()[:3], rank(3, state="ended", gradients=1, heard_s=50.0)), None, NOW)
     assert seen.ranks[3].state == "ended"
