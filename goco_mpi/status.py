@@ -16,6 +16,7 @@ import json
 import os
 import shutil
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,21 +89,32 @@ def period_s(n_ranks: int) -> float:
     return max(PERIOD_S, n_ranks / WRITES_PER_S)
 
 
-def begin(directory: Path, job: dict[str, Any]) -> None:
-    """Make the directory of a job, and remove what a job before left of it. What cannot be written is left out."""
+def begin(directory: Path, job: dict[str, Any]) -> list[Path]:
+    """Make the directory of a job, and remove what a job before left of it. What cannot be written is left out.
+
+    Returns
+    -------
+    list of Path
+        Directories around it that had to be made too, for `end`.
+    """
+    around = [parent for parent in directory.parents if not parent.exists()]
     with contextlib.suppress(OSError):
         end(directory)
         directory.mkdir(parents=True, exist_ok=True)
         fresh = directory / f".{_JOB}"
         fresh.write_text(json.dumps({"schema_version": SCHEMA_VERSION, **job}) + "\n")
         fresh.replace(directory / _JOB)
+    return around
 
 
-def end(directory: Path) -> None:
-    """Remove the directory of a job that has ended."""
+def end(directory: Path, around: Sequence[Path] = ()) -> None:
+    """Remove the directory of a job that has ended, and those made for it if there is nothing else in them."""
     with contextlib.suppress(OSError):
         (directory / _JOB).unlink(missing_ok=True)  # the first: what is half removed is no job
     shutil.rmtree(directory, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        for parent in around:
+            parent.rmdir()
 
 
 def encode(said: dict[str, Any]) -> bytes:

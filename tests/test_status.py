@@ -73,6 +73,18 @@ def test_a_new_job_finds_nothing_of_the_last_and_leaves_nothing_behind(tmp_path:
     assert status.read(directory) is None
 
 
+def test_what_was_made_for_it_goes_with_it_unless_something_else_is_there(tmp_path: Path) -> None:
+    directory = status.directory_of(tmp_path / "runs" / "deep" / "mine")
+    around = status.begin(directory, {"n_ranks": 1})
+    (tmp_path / "runs" / "other").mkdir()
+    status.end(directory, around)
+    assert [path.name for path in tmp_path.rglob("*")] == ["runs", "other"]
+    (tmp_path / "runs" / "other").rmdir()
+    around = status.begin(directory, {"n_ranks": 1})  # the directory runs was there, and stays
+    status.end(directory, around)
+    assert [path.name for path in tmp_path.rglob("*")] == ["runs"]
+
+
 def test_a_node_that_does_not_see_the_directory_makes_none(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         status.write(tmp_path / "run.status", 0, status.encode(SAID))

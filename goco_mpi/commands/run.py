@@ -37,18 +37,21 @@ def _run_together(options: argparse.Namespace, session: Session, signals: StopSi
     if prepared is None:
         return
     config, out, beginning = prepared
+    around = []
+    if session.root and config.record.status:
+        around = status.begin(status.directory_of(out), _job(config, session.size))
     try:
         _train(options, session, signals, config, out, beginning)
     finally:
         if session.root:
-            status.end(status.directory_of(out))
+            status.end(status.directory_of(out), around)
             with contextlib.suppress(OSError):
                 record.stop_file(out).unlink(missing_ok=True)  # this run has ended
 
 
 def _prepare(options: argparse.Namespace, n_ranks: int) -> tuple[RunConfig, Path, Beginning] | None:
     """Read the experiment and find what to begin with; None where nothing is left to do."""
-    from goco_mpi import record, status
+    from goco_mpi import record
     from goco_mpi.engine import resuming
 
     config, out = experiments.prepare(options)
@@ -57,9 +60,6 @@ def _prepare(options: argparse.Namespace, n_ranks: int) -> tuple[RunConfig, Path
         return None
     record.refuse_stop_file(out)
     beginning = resuming.prepare(out, config, n_ranks, options.resume, options.force)
-    if config.record.status:
-        job = {"n_ranks": n_ranks, "rounds": config.rounds, "method": config.method.kind, "source": config.data.source}
-        status.begin(status.directory_of(out), {**job, "period_s": status.period_s(n_ranks)})
     if options.resume and not options.quiet:
         if beginning.sets:
             newest = beginning.sets[0]
@@ -67,6 +67,19 @@ def _prepare(options: argparse.Namespace, n_ranks: int) -> tuple[RunConfig, Path
         else:
             print(f"goco: there is no checkpoint of {str(out)!r} yet: from the start.", file=sys.stderr, flush=True)
     return config, out, beginning
+
+
+def _job(config: RunConfig, n_ranks: int) -> dict[str, Any]:
+    """Return what ``goco watch`` has to know of the run."""
+    from goco_mpi import status
+
+    return {
+        "n_ranks": n_ranks,
+        "rounds": config.rounds,
+        "method": config.method.kind,
+        "source": config.data.source,
+        "period_s": status.period_s(n_ranks),
+    }
 
 
 def _train(

@@ -15,6 +15,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from goco_mpi.core.metrics import sampled_dissimilarity
+
 Array = NDArray[np.float64]
 
 MUCH = 0.4
@@ -360,11 +362,11 @@ def differences(facts: Facts) -> list[Finding]:
     else:
         text += f"ranks' gradients are off by about {_percent(off[1])} of the mean."
     if off[1] < ALIKE:
-        text += " There is little for replication to even out."
+        text += " There is little for replication to even out there; further on they may differ more."
         one = "`placement.replication = 1`, if no rank is slow or may die"
-        return [Finding("good", "The shards are alike", text, (one,) if facts.replication > 1 else ())]
+        return [Finding("good", "The shards look alike at the start", text, (one,) if facts.replication > 1 else ())]
     if off[facts.replication] < ALIKE:
-        return [Finding("good", "Replication evens the shards out", text)]
+        return [Finding("good", "Replication evens the shards out at the start", text)]
     exact = facts.method not in ("goco", "dgd")
     text += " The method makes up for that." if exact else ""
     tries = (
@@ -382,7 +384,7 @@ def differences(facts: Facts) -> list[Finding]:
 def _off(facts: Facts, copies: int) -> float:
     """Return how far a rank's gradient is from the mean over all, relative to that, with so many copies of a shard."""
     held = min(max(1, round(copies * facts.n_shards / facts.n_ranks)), facts.n_shards)
-    return math.sqrt(facts.dissimilarity / held * (facts.n_shards - held) / max(facts.n_shards - 1, 1))
+    return math.sqrt(sampled_dissimilarity(facts.dissimilarity, facts.n_shards, held))
 
 
 def _two_thirds(rounds: Array) -> float:

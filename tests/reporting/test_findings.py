@@ -196,7 +196,7 @@ def test_heterogeneity_is_judged_by_how_far_ranks_gradients_are_off(
     if kind == "heterogeneity":
         assert bool(found[-1].tries) == (method == "goco")
     if kind == "good":
-        assert ("are alike" in found[-1].title) == (dissimilarity < 1e-3)
+        assert ("look alike" in found[-1].title) == (dissimilarity < 1e-3)
 
 
 def test_an_allreduce_has_nothing_to_do_with_differences() -> None:
