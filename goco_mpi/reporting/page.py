@@ -64,6 +64,7 @@ def build(runs: Sequence[Account], gap: float) -> str:
                 "path": str(run.path),
                 "lede": _lede(run),
                 "summary": _summary(run, gap),
+                "resources": _resources(run),
                 "findings": find(run.facts()),
                 "notes": _notes(run),
                 "ranks": _ranks(run),
@@ -155,6 +156,18 @@ def _summary(run: Account, gap: float) -> list[str]:
         _number(100 * facts.waiting, "{:.0f} %"),
         _number(1.0 / facts.seconds_a_round if facts.seconds_a_round > 0.0 else None, "{:.3g}"),
     ]
+
+
+def _resources(run: Account) -> str:
+    """Return in one sentence what the data and the memory took; empty where the record does not say."""
+    rows = [row for row in run.record.ranks if {"bytes_read", "load_s", "peak_mib"} <= row.keys()]
+    if not rows:
+        return ""
+    read, load_s, peak = (max(float(row[key]) for row in rows) for key in ("bytes_read", "load_s", "peak_mib"))
+    return (
+        f"A rank read up to {read / 1e6:.3g} MB and was ready after up to {load_s:.2g} s; its memory was at most "
+        f"{peak:.0f} MiB."
+    )
 
 
 def _suboptimality(value: float | None) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from goco_mpi.cli import main
-from goco_mpi.reporting import curves, pictures
+from goco_mpi.reporting import account, curves, pictures
 
 pytest.importorskip("matplotlib", reason="pages need the extra [report]")
 pytest.importorskip("jinja2", reason="pages need the extra [report]")
@@ -94,7 +94,12 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leave pictures empty, for tests of what is said: drawing takes most of the time."""
+    """Leave pictures empty, for tests of what is said."""
+    leave_undrawn(monkeypatch)
+
+
+def leave_undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave pictures empty from now on: drawing takes most of the time."""
     for module in (curves, pictures):
         monkeypatch.setattr(module, "draw", lambda name, fill, *size: '<svg viewBox="0 0 1 1"></svg>')
 
@@ -147,6 +152,7 @@ def test_numbers_of_the_record_are_on_the_page(recorded: Path, tmp_path: Path) -
     assert f"{result['loss']:.6g}" in said
     assert f"goco on synthetic, 2 ranks, 30 rounds in {result['wall_s']:.3g} s; all rounds done." in said
     assert "What limited it" in said
+    assert "A rank read up to" in said
     assert "data.n_features" in said
     assert "1 holder a shard, 2 shards a rank" in said
     assert "Spectral gap 1: one round of gossip makes all ranks agree" in said
@@ -182,9 +188,13 @@ def test_a_simulation_says_that_no_time_passed(simulated: Path, tmp_path: Path) 
     assert "seconds" not in " ".join(found.figures())
 
 
-def test_without_a_timeline_who_was_slow_is_shown_by_rounds(recorded: Path, tmp_path: Path) -> None:
+def test_without_a_timeline_who_was_slow_is_shown_by_rounds(
+    recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bare = copy(recorded, tmp_path)
     (bare / "timeline.npz").unlink()
+    assert 'viewBox="0 0 2' in pictures.heat_map(account.read(bare), "by-rounds", 4.0)
+    leave_undrawn(monkeypatch)
     found = page(tmp_path, bare)
     assert "Times of steps: The run was made with record.timeline = false." in found.said()
     assert "By rounds, as times were not kept" in found.said()
@@ -242,7 +252,9 @@ def test_deaths_are_told_and_what_went_with_them(recorded: Path, tmp_path: Path)
     assert "How well shards were covered is not known: ranks died." in said
 
 
-def test_the_same_records_give_the_same_page(recorded: Path, tmp_path: Path) -> None:
+def test_the_same_records_give_the_same_page(recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert curves.consensus([account.read(recorded)]) == curves.consensus([account.read(recorded)])
+    leave_undrawn(monkeypatch)
     page(tmp_path, recorded)
     first = (tmp_path / "page.html").read_bytes()
     page(tmp_path, recorded)
