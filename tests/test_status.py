@@ -62,7 +62,7 @@ def test_a_job_is_what_its_ranks_have_said(tmp_path: Path) -> None:
 def test_a_new_job_finds_nothing_of_the_last_and_leaves_nothing_behind(tmp_path: Path) -> None:
     directory = tmp_path / "run.status"
     status.begin(directory, {"n_ranks": 3})
-    status.write(directory, 2, status.encode(SAID))
+    status.write(directory, 1, status.encode(SAID))
     status.begin(directory, {"n_ranks": 2})
     found = status.read(directory)
     assert found is not None

@@ -118,7 +118,8 @@ def test_what_falls_is_not_at_its_end_with_what_another_decade_costs() -> None:
 def test_a_slow_but_steady_fall_is_one_too_and_a_scatter_is_none() -> None:
     slow = 1.0 / (1.0 + ROUNDS / 50.0)
     assert "rounds" in kinds(values=slow)
-    scatter = FLOOR * 10.0 ** (0.2 * (-1.0) ** np.arange(len(ROUNDS)))
+    # By chance lower at the end than before, but no more than it goes up and down.
+    scatter = FLOOR * 10.0 ** (0.2 * (-1.0) ** np.arange(len(ROUNDS)) - ROUNDS / 1000.0)
     assert "rounds" not in kinds(values=scatter)
 
 
