@@ -1,13 +1,31 @@
 """The keys of an experiment file, each with its default and what it means.
 
-The key names are a contract with users. Reading and checking them is `goco_mpi.config`.
+The key names are a contract with users. Reading and checking them is `goco_mpi.config`. The types of numbers say
+their units; from those and the texts below, docs/hooks.py makes the reference of the experiment file.
 """
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
+
+
+def _unit(name: str) -> msgspec.Meta:
+    return msgspec.Meta(extra={"unit": name})
+
+
+Seconds = Annotated[float, _unit("s")]
+BytesPerSecond = Annotated[float, _unit("bytes/s")]
+Rounds = Annotated[int, _unit("rounds")]
+Rows = Annotated[int, _unit("rows")]
+Columns = Annotated[int, _unit("columns")]
+Shards = Annotated[int, _unit("shards")]
+Workers = Annotated[int, _unit("workers")]
+Bits = Annotated[int, _unit("bits")]
+Probability = Annotated[float, _unit("probability")]
+Count = Annotated[int, _unit("")]
+Number = Annotated[float, _unit("")]
 
 
 class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -41,32 +59,33 @@ class DataConfig(Section, frozen=True):
     partition: str = "iid"
     """iid | by_label (sorted by target) | in_order (as the file has them) | dirichlet (the samples of each label in
     shares drawn from a Dirichlet distribution) | by_column (groups of samples, such as sites or users, stay whole)."""
-    alpha: float = 0.5
+    alpha: Number = 0.5
     """dirichlet: concentration; the smaller, the fewer shards have most of a label."""
     partition_column: str | None = None
     """by_column: the column that names each sample's group."""
-    shards: int = 16
-    batch_size: int | None = None
+    shards: Shards = 16
+    """M: how many parts the training samples are cut into; the unit that is placed, replicated and coded."""
+    batch_size: Rows | None = None
     """Rows of each shard that a gradient is taken of, drawn anew for every gradient (default: all)."""
     standardize: bool = False
     """Centre and scale every feature by its training mean and deviation (CSR: scale only)."""
     intercept: bool = True
     """Append a column of ones."""
-    test_fraction: float = 0.2
+    test_fraction: Number = 0.2
     """Share of the samples kept for testing, in [0, 1)."""
-    n_samples: int = 4000
+    n_samples: Rows = 4000
     """Synthetic only: rows."""
-    n_features: int = 50
+    n_features: Columns = 50
     """Synthetic only: columns."""
-    n_classes: int = 2
+    n_classes: Count = 2
     """synthetic_classification, synthetic_sparse: labels 0, 1, ..."""
-    density: float = 0.1
+    density: Number = 0.1
     """synthetic_sparse: part of a row's features that are 1 and not 0, in (0, 1]."""
-    condition_number: float = 1.0
+    condition_number: Number = 1.0
     """synthetic_regression, synthetic_classification: of the features' covariance."""
-    noise: float = 0.5
+    noise: Number = 0.5
     """Synthetic only: standard deviation of the label noise."""
-    heterogeneity: float = 0.0
+    heterogeneity: Number = 0.0
     """Synthetic only: how far each shard's own solution lies from the common one."""
 
 
@@ -75,7 +94,8 @@ class ObjectiveConfig(Section, frozen=True):
 
     kind: str = "softmax"
     """least_squares | logistic | softmax."""
-    l2: float = 1e-3
+    l2: Number = 1e-3
+    """Strength of the regulariser (l2 / 2) ||x||^2 in every shard's loss; the intercept is in it."""
 
 
 class TopologyConfig(Section, frozen=True):
@@ -85,11 +105,11 @@ class TopologyConfig(Section, frozen=True):
     """ring | grid | torus | rook | hypercube | complete | star | exponential | random_regular | erdos_renyi | edges."""
     mixing_matrix: str = "metropolis"
     """metropolis | lazy_metropolis."""
-    rows: int | None = None
+    rows: Count | None = None
     """grid, torus, rook: number of rows (default: as square as possible)."""
-    degree: int = 4
+    degree: Workers = 4
     """random_regular: neighbours of each worker."""
-    p: float = 0.5
+    p: Probability = 0.5
     """erdos_renyi: probability of an edge."""
     edges: tuple[tuple[int, int], ...] = ()
     """edges: pairs of workers."""
@@ -100,7 +120,7 @@ class PlacementConfig(Section, frozen=True):
 
     kind: str = "pairwise_balanced"
     """pairwise_balanced | fractional_repetition | cyclic | bernoulli | uncoded."""
-    replication: int | None = None
+    replication: Workers | None = None
     """Workers that hold each shard (default: 2, where there are as many); always 1 for uncoded."""
 
 
@@ -131,20 +151,20 @@ class MethodConfig(Section, frozen=True):
     preconditioner: str | None = None
     """solver = "cg" on least squares: none (allreduce's default) | local (the mean of the ranks' own inverse Hessians,
     factored once; with a master, the default, of rank 0's alone)."""
-    max_age: int = 30
+    max_age: Rounds = 30
     """stale: rounds after which a neighbour's vector is no longer used."""
-    gossip_rounds: int = 1
+    gossip_rounds: Rounds = 1
     """goco, dgd: rounds of gossip to one gradient, by Chebyshev polynomials; needs deadline.gossip_s = inf."""
-    momentum: float = 0.0
+    momentum: Number = 0.0
     """goco, dgd: beta of the quasi-global momentum, in [0, 1)."""
     compression: str = "none"
     """goco, dgd: what a message holds: none (the whole vector) | top_k (the coordinates that changed most) | random_k
     (some at random) | quantize (all, in few bits)."""
-    compression_ratio: float = 0.1
+    compression_ratio: Number = 0.1
     """top_k, random_k: part of the coordinates in a message, in (0, 1]."""
-    compression_bits: int = 8
+    compression_bits: Bits = 8
     """quantize: bits a coordinate: 2, 4, 8 or 16."""
-    consensus_step: float | None = None
+    consensus_step: Number | None = None
     """With compression: how much of the mixing step is taken, in (0, 1] (default: by the compression and the graph)."""
 
 
@@ -153,27 +173,28 @@ class StepConfig(Section, frozen=True):
 
     kind: str = "auto"
     """constant | decreasing (size / (1 + t / tau)) | auto (scale / curvature at the start)."""
-    size: float | None = None
-    tau: float | None = None
+    size: Number | None = None
+    """constant, decreasing: the step size, at the start."""
+    tau: Annotated[float, _unit("rounds")] | None = None
     """decreasing: rounds after which the step has halved; auto: decreasing if given."""
-    scale: float = 1.0
+    scale: Number = 1.0
     """auto: multiple of the inverse curvature."""
 
 
 class DeadlineConfig(Section, frozen=True):
     """How long a rank waits: a number of seconds, inf, or "auto"."""
 
-    compute_s: float | str = "auto"
+    compute_s: Seconds | str = "auto"
     """For the rank's own gradient."""
-    gossip_s: float | str = "auto"
+    gossip_s: Seconds | str = "auto"
     """For its neighbours' messages."""
-    compute_factor: float = 2.0
+    compute_factor: Number = 2.0
     """auto: multiple of the running median of the rank's own gradient time."""
-    gossip_factor: float = 0.1
+    gossip_factor: Number = 0.1
     """auto: multiple of the running median of a round's work and, weighted more, its time in the network."""
-    poll_s: float | str = "auto"
+    poll_s: Seconds | str = "auto"
     """Sleep between two looks at the messages: seconds, or auto (0 where ranks have cores of their own)."""
-    shutdown_s: float = 60.0
+    shutdown_s: Seconds = 60.0
     """How long the end waits for a silent rank before the job is aborted."""
     progress_thread: bool = False
     """Let a thread receive messages while a gradient without blocks is computed, such as one from another library."""
@@ -182,16 +203,16 @@ class DeadlineConfig(Section, frozen=True):
 class StopConfig(Section, frozen=True):
     """When to end before the last round: one rank decides, the word spreads with the gossip."""
 
-    target_loss: float | None = None
+    target_loss: Number | None = None
     """Training loss F; estimated in the run from each rank's own parameters and shards."""
-    gradient_norm: float | None = None
+    gradient_norm: Number | None = None
     """Norm of grad F; estimated from how far a rank's parameters moved, divided by the steps of these rounds."""
-    time_limit_s: float | None = None
+    time_limit_s: Seconds | None = None
     """Wall-clock seconds in the round loop."""
-    margin_s: float = 120.0
+    margin_s: Seconds = 120.0
     """How many seconds before the end of the batch job the run stops, where the scheduler tells that end; at most half
     of those that are left at the start."""
-    every: int = 10
+    every: Rounds = 10
     """Rounds between two looks at the loss and at the gradient's norm."""
     on_lost_shard: str = "stop"
     """What to do when ranks die that held the only copies of a shard: stop (with an error) | continue (without it)."""
@@ -203,20 +224,22 @@ class StragglerConfig(Section, frozen=True):
     kind: str = "none"
     """none | bernoulli (p, logical) | persistent (ranks, factor: logical) | slow (ranks, factor: real)
     | delays (delay_p, delay_s: real)."""
-    p: float | tuple[float, ...] = 0.0
+    p: Probability | tuple[Probability, ...] = 0.0
     """bernoulli, persistent: probability that a rank misses a round: one number, or a list with one for each rank
     (1: it never finishes)."""
     ranks: tuple[int, ...] = ()
-    factor: float = 10.0
-    work_s: float = 0.0
+    """slow, persistent: who they are, counted from 0."""
+    factor: Number = 10.0
+    """slow: how many times as long their gradients last; persistent: they finish every factor-th round only."""
+    work_s: Seconds = 0.0
     """Every rank's gradient takes at least this long: it sleeps the rest."""
-    delay_p: float = 0.0
+    delay_p: Probability = 0.0
     """slow, delays: probability that another rank is delayed in a round."""
-    delay_s: float = 0.0
+    delay_s: Seconds = 0.0
     """slow, delays: mean delay in seconds."""
     distribution: str = "exponential"
     """exponential | pareto | constant: of the delays."""
-    link_p: float | tuple[float, ...] = 0.0
+    link_p: Probability | tuple[Probability, ...] = 0.0
     """Probability that a message is lost on arrival (logical; goes with any kind): one number, or a list with one
     for each rank that sends."""
 
@@ -226,29 +249,30 @@ class CostConfig(Section, frozen=True):
 
     compute: str = "constant"
     """constant | shifted_exponential | pareto | bimodal | trace: how long gradients take."""
-    compute_s: float = 0.01
+    compute_s: Seconds = 0.01
     """Seconds of an undisturbed gradient over ``rows`` rows; over others in proportion."""
-    rows: int | None = None
+    rows: Rows | None = None
     """Default: an equal part of the training rows, so that replication d makes it d times as long."""
-    spread: float = 0.5
+    spread: Number = 0.5
     """shifted_exponential, pareto: mean of what comes on top at random, as a multiple of compute_s."""
-    slow_p: float = 0.05
+    slow_p: Probability = 0.05
     """bimodal: probability of a slow gradient."""
-    slow_factor: float = 10.0
+    slow_factor: Number = 10.0
     """bimodal: how many times as long that takes."""
     trace: str | None = None
     """trace: a run directory, or a text file of seconds with a column for each worker; used over and over."""
-    overhead_s: float = 5e-6
+    overhead_s: Seconds = 5e-6
     """Of a rank's own time for each message that it sends or receives."""
-    latency_s: float = 5e-5
-    bytes_per_s: float = 1e9
+    latency_s: Seconds = 5e-5
+    """Of a message, from the end of the sending to its arrival."""
+    bytes_per_s: BytesPerSecond = 1e9
     """Of a rank's link, over which its messages leave one after the other."""
 
 
 class RecordConfig(Section, frozen=True):
     """What is recorded."""
 
-    every: int = 20
+    every: Rounds = 20
     """Rounds between two rows of history.csv."""
     optimum: bool = False
     """Also find the optimum (scipy L-BFGS on the pooled data, on rank 0 or of all ranks) and report suboptimality."""
@@ -264,19 +288,21 @@ class RecordConfig(Section, frozen=True):
 class CheckpointConfig(Section, frozen=True):
     """When each rank keeps its state on disk, so that the run can go on from it: goco run --resume."""
 
-    every: int | None = None
+    every: Rounds | None = None
     """Rounds between two checkpoints."""
-    every_s: float | None = None
+    every_s: Seconds | None = None
     """Seconds between two."""
-    keep: int = 2
+    keep: Count = 2
     """How many are kept: the newest."""
 
 
 class RunConfig(Section, frozen=True):
     """A whole experiment."""
 
-    seed: int = 0
-    rounds: int = 200
+    seed: Count = 0
+    """Decides the random parts of everything: data, split, graph, placement, codes, stragglers, minibatches."""
+    rounds: Rounds = 200
+    """How many each rank goes through, if nothing in [stop] ends the run before."""
     data: DataConfig = DataConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     topology: TopologyConfig = TopologyConfig()
