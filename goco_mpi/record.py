@@ -1,15 +1,13 @@
 """A run directory: what was run, where, and what came of it.
 
-======================  =====================================================================
-``run.json``            schema version, whole config, environment, result
-``history.csv``         loss and cost of every recorded round: the columns ``HISTORY``
-``ranks.csv``           counts of every rank
-``params.npy``          parameters of every rank, shape (n_ranks, n_params)
-``events.npz``          what decided each rank's every vector (`goco_mpi.core.events`)
-``timeline.npz``        when, with ``record.timeline``
-``first_params.npy``    everybody's first parameters, where they are not zero (``--warm-start``)
-``start``               the checkpoint that the run went on from (``--resume``): there its events begin
-======================  =====================================================================
+- ``run.json``: schema version (`goco_mpi.record_schema`), whole config, environment, result
+- ``history.csv``: loss and cost of every recorded round: the columns ``HISTORY``
+- ``ranks.csv``: counts of every rank
+- ``params.npy``: parameters of every rank, shape (n_ranks, n_params)
+- ``events.npz``: what decided each rank's every vector (`goco_mpi.core.events`)
+- ``timeline.npz``: when, with ``record.timeline``
+- ``first_params.npy``: everybody's first parameters, where they are not zero (``--warm-start``)
+- ``start``: the checkpoint that the run went on from (``--resume``): there its events begin
 
 The directory appears whole or not at all.
 """
@@ -28,7 +26,7 @@ from typing import Any, BinaryIO, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from goco_mpi import directories
+from goco_mpi import directories, record_schema
 from goco_mpi.config import to_dict
 from goco_mpi.core import metrics
 from goco_mpi.core.survivors import DISCONNECTED, LOST_SHARD, ranks_text
@@ -37,7 +35,6 @@ from goco_mpi.outcome import Outcome
 from goco_mpi.schema import RunConfig
 from goco_mpi.software import software
 
-SCHEMA_VERSION = 1
 FIRST_PARAMS = "first_params.npy"
 START = "start"
 
@@ -72,7 +69,7 @@ class RunRecord:
     ----------
     path : Path
     run : dict
-        ``run.json``.
+        ``run.json``, as the newest schema has it.
     history : dict of str to ndarray
         Columns of ``history.csv``; NaN where a cell is empty, or the record older than the column.
     ranks : list of dict
@@ -171,7 +168,7 @@ def write_run(
     if outcome.deaths:
         result |= {"deaths": [death.as_dict() for death in outcome.deaths], "lost": outcome.lost}
     document = {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": record_schema.VERSION,
         "config": to_dict(config),
         "environment": {**software(), **environment},
         "result": result,
@@ -264,16 +261,11 @@ def read_run(path: Path) -> RunRecord:
     Raises
     ------
     InputError
-        If it is none, or was written by another schema.
+        If it is none, or of a version that this goco does not know. Older ones are read.
     """
     try:
         run = json.loads((path / "run.json").read_text())
-        version = run.get("schema_version") if isinstance(run, dict) else None
-        if version != SCHEMA_VERSION:
-            raise InputError(
-                f"{str(path)!r} has schema version {version}, and this goco reads {SCHEMA_VERSION}. "
-                "Use the version of goco that wrote it."
-            )
+        run = record_schema.upgraded(run if isinstance(run, dict) else {}, str(path))
         with (path / "history.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
         with (path / "ranks.csv").open(newline="") as file:
@@ -286,7 +278,7 @@ def read_run(path: Path) -> RunRecord:
             history.setdefault(name, np.full(len(rows), np.nan))
     except OSError as error:
         raise InputError(f"{str(path)!r} is not a run directory: {error.filename}: {error.strerror}.") from None
-    except (ValueError, IndexError, TypeError) as error:
+    except (ValueError, IndexError, TypeError, KeyError) as error:
         raise InputError(f"{str(path)!r} is damaged: {error}.") from None
     return RunRecord(path, run, history, ranks)
 

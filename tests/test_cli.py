@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from goco_mpi import record_schema
 from goco_mpi.cli import main
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -99,7 +100,7 @@ def check_record(out: Path, n_ranks: int, rounds: int = 20) -> dict[str, Any]:
     assert sorted(path.name for path in out.parent.iterdir() if path.name.startswith(f".{out.name}")) == []
     document: dict[str, Any] = json.loads((out / "run.json").read_text())
     assert set(document) == {"schema_version", "config", "environment", "result"}
-    assert document["schema_version"] == 1
+    assert document["schema_version"] == record_schema.VERSION
     assert document["config"]["rounds"] == rounds
     assert document["environment"]["n_ranks"] == n_ranks
     assert {"goco_mpi", "python", "platform", "libraries", "command"} <= set(document["environment"])

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from goco_mpi import __version__, record, software
+from goco_mpi import __version__, record, record_schema, software
 from goco_mpi.config import parse_config, to_dict
 from goco_mpi.core.objectives import kernels
 from goco_mpi.errors import InputError, RunError
@@ -239,11 +239,11 @@ def test_another_schema_is_refused_whatever_files_it_has(tmp_path, missing):
     out = tmp_path / "run"
     write(out)
     document = json.loads((out / "run.json").read_text())
-    document["schema_version"] = record.SCHEMA_VERSION + 1
+    document["schema_version"] = record_schema.VERSION + 1
     (out / "run.json").write_text(json.dumps(document))
     if missing:
         (out / missing).unlink()
-    with pytest.raises(InputError, match="has schema version 2, and this goco reads 1"):
+    with pytest.raises(InputError, match="has schema version 3, and this goco reads 1 to 2"):
         read_run(out)
 
 
