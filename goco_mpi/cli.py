@@ -15,7 +15,8 @@ from goco_mpi.errors import GocoError
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 run failed, 2 bad input."""
     words = sys.argv[1:] if arguments is None else list(arguments)
-    options = _parser().parse_args(words)
+    options = (whole := parser()).parse_args(words)
+    options.parser = whole
     options.words = words[1:]
     options.ends_process = arguments is None  # the command is all that this process is for
     try:
@@ -32,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="goco", description="Decentralized learning with gradient coding that does not wait for the slowest node."
     )
@@ -142,6 +144,10 @@ def _parser() -> argparse.ArgumentParser:
     bench_rank.set_defaults(command="bench_rank")
 
     _add_jobscript(commands.add_parser("jobscript", help="print a batch script for Slurm, PBS or LSF: one rank a node"))
+
+    completion = commands.add_parser("completion", help="print a script with which bash or zsh completes command lines")
+    completion.add_argument("shell", choices=["bash", "zsh"])
+    completion.set_defaults(command="completion")
 
     info = commands.add_parser("info", help="MPI library, launcher, ranks, cores, threads, versions; is the job fit?")
     info.add_argument(
