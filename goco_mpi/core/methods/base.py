@@ -114,9 +114,9 @@ class Method(ABC, Generic[S]):
     exchange : {'gossip', 'allreduce', 'central'}
         ``gossip``: messages to graph neighbours, of whom some may be late.
         ``allreduce``: the mean over all workers, which waits for everyone.
+        ``central``: worker 0 is the master of the others (`goco_mpi.core.methods.central`).
     reweighs : bool
         Whether its weights may change in a run, as completion rates become known.
-        ``central``: worker 0 is the master of the others (`goco_mpi.core.methods.central`).
     remembers : bool
         Whether a worker whose gradient is late goes on with its last one by itself.
     sensitive : bool
