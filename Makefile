@@ -29,7 +29,7 @@ endif
 LIMIT := $(shell command -v timeout >/dev/null && echo "timeout --kill-after=20 600")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-serial test-mpi test-cluster test-torch test-large jobscripts soak lint type ci ci-mpich ci-others bench paper regimes plan faults clean
+.PHONY: help setup run test test-serial test-mpi test-cluster test-torch test-large jobscripts soak lint type docs package ci ci-mpich ci-others bench paper regimes plan faults clean
 
 help:  ## list the targets
 	@grep -hE '^[a-zA-Z%-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -102,6 +102,10 @@ lint: $(READY)  ## ruff and import-linter
 type: $(READY)  ## mypy --strict
 	$(BIN)/mypy
 
+docs: $(READY)  ## build the site into site/, strictly: every link, every page in its navigation
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+
 bench: $(READY)  ## measure: against raw limits, promises and peers, in the same run
 	$(BIN)/goco bench --peers --mpiexec '$(MPIEXEC)'
 
@@ -122,7 +126,7 @@ ci:  ## everything, in fresh virtual environments: with MPICH, and what needs MP
 	rm -rf .venv-ci .venv-ci-openmpi .venv-ci-torch
 
 ci-mpich:
-	$(MAKE) -j 1 VENV=.venv-ci TOOLS=$(TOOLS),browser lint type test
+	$(MAKE) -j 1 VENV=.venv-ci TOOLS=$(TOOLS),browser lint type docs test
 
 ci-others:
 	$(MAKE) -j 1 VENV=.venv-ci-openmpi EXTRA=openmpi TOOLS=test RUNS=20 test-4 soak

@@ -1,0 +1,129 @@
+"""What the commands of the documentation find on their PATH while they are tested.
+
+Commands run for real, with smaller numbers: no more than LARGEST ranks and nodes, twice as many workers. Only what
+this machine has not (batch schedulers), and what would take minutes (make, installers), is looked at instead: that its
+files, targets and extras exist. Started as ``standins.py COMMAND ARGUMENTS``; leaves its name in the file ``used``.
+"""
+
+from __future__ import annotations
+
+import configparser
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+LARGEST = int(os.environ.get("GOCO_DOCS_LARGEST", "4"))
+REAL = {"goco": [sys.executable, "-m", "goco_mpi"]}
+
+
+def smaller(words: list[str], largest: int, *options: str) -> list[str]:
+    """Return a command line with the numbers of some options cut down."""
+    before = ["", *words[:-1]]
+    return [
+        str(min(int(word), largest)) if option in options else word for option, word in zip(before, words, strict=True)
+    ]
+
+
+def replace(words: list[str]) -> None:
+    """Become another process."""
+    os.execvp(words[0], words)
+
+
+def goco(words: list[str]) -> None:
+    """Run goco."""
+    words = smaller(words, LARGEST, "--ranks", *(["--nodes"] if words[:1] == ["plan"] else []))
+    replace([*REAL["goco"], *smaller(words, 2 * LARGEST, "--workers")])
+
+
+def goco_on_a_cluster(words: list[str]) -> None:
+    """Read the command line only, as the records it is about would come of jobs; job scripts are printed."""
+    if words[0] == "jobscript":
+        goco(words)
+    from goco_mpi.cli import parser
+    from goco_mpi.config import parse_config, put
+
+    options = parser().parse_args(words)
+    for setting in getattr(options, "set", ()):
+        key, _, value = setting.partition("=")
+        raw: dict[str, object] = {}
+        put(raw, key, value, "--set")
+        from goco_mpi.config import refuse_unknown_keys
+
+        refuse_unknown_keys(raw)
+    assert parse_config  # the whole package can be imported
+
+
+def mpiexec(words: list[str]) -> None:
+    """Start ranks with this environment's launcher, which need not know of ULFM."""
+    if words[:2] == ["--with-ft", "ulfm"]:
+        words = words[2:]
+    assert words[0] == "-n", words
+    replace([*os.environ["GOCO_DOCS_MPIEXEC"].split(), *smaller(words, LARGEST, "-n")])
+
+
+def srun(words: list[str]) -> None:
+    """Start what srun would, on a few ranks."""
+    while words[0].startswith("-"):
+        words = words[1:]
+    mpiexec(["-n", str(LARGEST), *words])
+
+
+def submit(words: list[str]) -> None:
+    """Look whether there is a batch script that bash can read."""
+    options = [word for word in words if not word.startswith("-")]
+    script = Path(options[-1]).read_text() if options else sys.stdin.read()
+    assert script.startswith("#!/bin/bash"), script[:80]
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    print("Submitted batch job 1")
+
+
+def make(words: list[str]) -> None:
+    """Look whether there are such targets."""
+    rules = re.findall(r"^([a-z0-9%-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    for word in words:
+        if "=" not in word:
+            assert any(re.fullmatch(rule.replace("%", ".+"), word) for rule in rules), word
+
+
+def pip(words: list[str]) -> None:
+    """Look whether there is such an extra, or such a file."""
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    assert words[0] == "install", words
+    found = re.fullmatch(r"goco-mpi(?:\[([a-z0-9,]+)\])?", words[1])
+    assert found, words
+    for extra in (found[1] or "").split(","):
+        assert not extra or extra in setup["options.extras_require"], extra
+
+
+def files(words: list[str]) -> None:
+    """Look whether the files that a command names are in the repository."""
+    named = [word for word in words if word.startswith("packaging/")]
+    assert named, words
+    for name in named:
+        assert (ROOT / name).exists(), name
+
+
+CLONE: dict[str, Callable[[list[str]], None]] = {"make": make}
+INSTALL: dict[str, Callable[[list[str]], None]] = {
+    "pip": pip, "module": lambda words: None, "rattler-build": files, "spack": files, "apptainer": files
+}  # fmt: skip
+CLUSTER: dict[str, Callable[[list[str]], None]] = {
+    "sbatch": submit, "qsub": submit, "bsub": submit, "srun": srun, "scancel": lambda words: None,
+    "goco": goco_on_a_cluster, "module": lambda words: None,
+}  # fmt: skip
+ALWAYS: dict[str, Callable[[list[str]], None]] = {"goco": goco, "mpiexec": mpiexec}
+TITLES = {"": {}, "in a clone": CLONE, "installing": INSTALL, "on a cluster": CLUSTER}
+"""What there is beside ``ALWAYS`` for blocks of a title, in place of what they would need."""
+
+
+if __name__ == "__main__":
+    title, command, *arguments = sys.argv[1:]
+    if command in TITLES[title]:
+        with Path(os.environ["GOCO_DOCS_USED"]).open("a") as used:
+            used.write(f"{command}\n")
+    {**ALWAYS, **TITLES[title]}[command](arguments)
