@@ -68,7 +68,8 @@ test-cluster: $(READY)  ## a throw-away Slurm, PBS and LSF stand-ins, emulated n
 TORCH ?= torch==2.13.0
 test-torch: $(READY)  ## what needs PyTorch: make VENV=.venv-torch TOOLS=test test-torch
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile '$(TORCH)'
-	$(PYTEST) -q -m "not mpi" --goco-mpiexec='$(MPIEXEC)' tests/torch_modules goco_mpi/torch
+	$(PYTEST) -q -m "not mpi" --goco-mpiexec='$(MPIEXEC)' tests/torch_modules goco_mpi/torch \
+	  'tests/docs/test_blocks.py::test_what_a_page_tells_its_readers_to_do_works[docs/torch.md]'
 	$(LIMIT) $(MPIEXEC) -n 3 env $(PYTEST) --only-mpi -q tests/torch_modules
 
 jobscripts: $(READY)  ## render jobscripts/ anew

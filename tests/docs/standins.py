@@ -36,6 +36,7 @@ def replace(words: list[str]) -> None:
 def goco(words: list[str]) -> None:
     """Run goco."""
     words = smaller(words, LARGEST, "--ranks", *(["--nodes"] if words[:1] == ["plan"] else []))
+    words = [re.sub(r"(?<=^data.n_samples=)\d+$", "800", word) for word in words]
     replace([*REAL["goco"], *smaller(words, 2 * LARGEST, "--workers")])
 
 
@@ -44,17 +45,12 @@ def goco_on_a_cluster(words: list[str]) -> None:
     if words[0] == "jobscript":
         goco(words)
     from goco_mpi.cli import parser
-    from goco_mpi.config import parse_config, put
+    from goco_mpi.config import put, refuse_unknown_keys
 
-    options = parser().parse_args(words)
-    for setting in getattr(options, "set", ()):
-        key, _, value = setting.partition("=")
+    for setting in getattr(parser().parse_args(words), "set", ()):
         raw: dict[str, object] = {}
-        put(raw, key, value, "--set")
-        from goco_mpi.config import refuse_unknown_keys
-
+        put(raw, setting.partition("=")[0], None, "--set")
         refuse_unknown_keys(raw)
-    assert parse_config  # the whole package can be imported
 
 
 def mpiexec(words: list[str]) -> None:
@@ -108,16 +104,21 @@ def files(words: list[str]) -> None:
         assert (ROOT / name).exists(), name
 
 
-CLONE: dict[str, Callable[[list[str]], None]] = {"make": make}
-INSTALL: dict[str, Callable[[list[str]], None]] = {
-    "pip": pip, "module": lambda words: None, "rattler-build": files, "spack": files, "apptainer": files
-}  # fmt: skip
-CLUSTER: dict[str, Callable[[list[str]], None]] = {
-    "sbatch": submit, "qsub": submit, "bsub": submit, "srun": srun, "scancel": lambda words: None,
-    "goco": goco_on_a_cluster, "module": lambda words: None,
-}  # fmt: skip
-ALWAYS: dict[str, Callable[[list[str]], None]] = {"goco": goco, "mpiexec": mpiexec}
-TITLES = {"": {}, "in a clone": CLONE, "installing": INSTALL, "on a cluster": CLUSTER}
+def python(words: list[str]) -> None:
+    """Look whether there is such a program; tests of its own run it."""
+    assert words[:2] == ["-m", "mpi4py"], words
+    assert (ROOT / words[2]).exists(), words
+
+
+Commands = dict[str, Callable[[list[str]], None]]
+ALWAYS: Commands = {"goco": goco, "mpiexec": mpiexec}
+TITLES: dict[str, Commands] = {
+    "": {},
+    "in a clone": {"make": make},
+    "installing": {"pip": pip, "rattler-build": files, "spack": files, "apptainer": files},
+    "on a cluster": {"sbatch": submit, "qsub": submit, "bsub": submit, "srun": srun, "goco": goco_on_a_cluster},
+    "with PyTorch": {"python": python},
+}
 """What there is beside ``ALWAYS`` for blocks of a title, in place of what they would need."""
 
 
