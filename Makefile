@@ -85,7 +85,7 @@ plan: $(READY)  ## is what goco plan says of three machines right? its candidate
 faults: $(READY)  ## measure what a fault of one of eight nodes costs the others, as root (docs/results.md)
 	$(BIN)/python tests/cluster/faults.py --mpiexec '$(MPIEXEC)' --out runs/faults
 
-test-large: $(READY)  ## a run on 64 ranks of this machine (RANKS=64), a9a and a store of 2 GB, every scripted run resumed, every job script
+test-large: $(READY) package  ## a run on 64 ranks of this machine (RANKS=64), a9a and a store of 2 GB, every scripted run resumed, every job script, the wheel
 	$(BIN)/python tests/large.py --ranks $(RANKS) --mpiexec '$(MPIEXEC)'
 	$(BIN)/python tests/large_data.py --mpiexec '$(MPIEXEC)'
 	$(LIMIT) $(MPIEXEC) -n 3 env $(PYTEST) --only-mpi -q --goco-large tests/engine/test_checkpointing.py
@@ -106,6 +106,10 @@ type: $(READY)  ## mypy --strict
 docs: $(READY)  ## build the site into site/, strictly: every link, every page in its navigation
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict
+
+package: $(READY)  ## build source distribution and wheel, check both, install in an empty environment, train on 4 ranks
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[package]'
+	$(BIN)/python tests/wheel.py
 
 bench: $(READY)  ## measure: against raw limits, promises and peers, in the same run
 	$(BIN)/goco bench --peers --mpiexec '$(MPIEXEC)'

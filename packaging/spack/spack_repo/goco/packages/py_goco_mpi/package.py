@@ -16,6 +16,7 @@ class PyGocoMpi(PythonPackage):
     variant("report", default=True, description="Pictures of finished runs")
 
     with default_args(type="build"):
+        depends_on("c")  # the kernels of gradients
         depends_on("py-setuptools@69:")
 
     with default_args(type=("build", "run")):
@@ -27,6 +28,7 @@ class PyGocoMpi(PythonPackage):
         depends_on("py-rich@13:")
         depends_on("py-scikit-learn@1.4:")
         depends_on("py-scipy@1.11:")
+        depends_on("py-threadpoolctl@3.1:")
         depends_on("py-matplotlib@3.8:", when="+report")
 
     import_modules = ["goco_mpi", "goco_mpi.cli"]
