@@ -18,7 +18,7 @@ from goco_mpi.config import parse_config
 from goco_mpi.core.costs import CostModel
 from goco_mpi.core.events import NONE, Events
 from goco_mpi.core.gossip import HEADER
-from goco_mpi.core.methods import METHODS
+from goco_mpi.core.methods import method_of
 from goco_mpi.errors import InputError
 from goco_mpi.experiment import lay_out
 from goco_mpi.record import RunRecord, read_params, read_run, read_tables
@@ -106,7 +106,7 @@ def _mean_s(row: dict[str, float]) -> float:
 
 
 def _degrees(config: RunConfig, n_workers: int) -> Sequence[int]:
-    if METHODS[config.method.kind].exchange == "allreduce":
+    if method_of(config.method.kind).exchange == "allreduce":
         return [0] * n_workers
     return [int(degree) for degree in lay_out(config, n_workers).topology.degrees]
 
@@ -143,7 +143,7 @@ def _overhead_s(run: RunRecord) -> float:
 def _latency_s(run: RunRecord, config: RunConfig, overhead_s: float) -> float:
     """Return the latency: of messages where the timeline has them, else from the rank that waited least."""
     n_workers = len(run.ranks)
-    method = METHODS[config.method.kind]
+    method = method_of(config.method.kind)
     n_bytes = 8 * (HEADER + method.message_size(read_params(run.path).shape[1]))
     link_s = n_bytes / config.cost.bytes_per_s
     least_s: float = min(row["wait_s"] / max(row["rounds"], 1.0) for row in run.ranks)

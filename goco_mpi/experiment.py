@@ -19,7 +19,7 @@ from goco_mpi.core.batches import Batch
 from goco_mpi.core.codes import Code
 from goco_mpi.core.compression import Compression
 from goco_mpi.core.gossip import Mixing
-from goco_mpi.core.methods import METHODS, PRECONDITIONED, SOLVERS, Method, Place
+from goco_mpi.core.methods import PRECONDITIONED, SOLVERS, Method, Place, method_of
 from goco_mpi.core.methods.allreduce_nesterov import momentum as best_momentum
 from goco_mpi.core.methods.central import Central
 from goco_mpi.core.methods.chebyshev import Chebyshev
@@ -151,7 +151,7 @@ def lay_out(config: RunConfig, n_workers: int) -> Layout:
     graph = _topology(config, n_workers)
     replication = min(2, n_workers) if config.placement.replication is None else config.placement.replication
     holders = placement.build(config.placement.kind, n_workers, config.data.shards, replication, config.seed)
-    exact = METHODS[config.method.kind].exact
+    exact = method_of(config.method.kind).exact
     code = codes.build(config.placement.kind, holders, config.seed) if exact else None
     straggler_config = config.stragglers
     stragglers = StragglerModel(
@@ -173,7 +173,7 @@ def lay_out(config: RunConfig, n_workers: int) -> Layout:
     completion_rates = stragglers.completion_rates(holders.load if late == "partial" else None)
     if late == "wait" or config.method.rates != "stated":  # they are to be seen
         completion_rates = np.ones(n_workers)
-    elif late == "memory" or METHODS[config.method.kind].remembers:
+    elif late == "memory" or method_of(config.method.kind).remembers:
         # Whoever goes on using its last gradient loses none: only what a dead worker holds is to be made up for.
         completion_rates = (completion_rates > 0.0).astype(np.float64)
     return Layout(
@@ -192,7 +192,7 @@ def lay_out(config: RunConfig, n_workers: int) -> Layout:
 def _abandons(config: RunConfig, code: Code | None, n_workers: int) -> bool:
     """Return whether those of ``stragglers.kind = 'slow'`` never finish a gradient before a master goes on."""
     deadline, slow = config.deadline, config.stragglers
-    if METHODS[config.method.kind].exchange != "central":
+    if method_of(config.method.kind).exchange != "central":
         return False
     if code is not None:  # nor does it go on where it needs them
         return code.decodable(~np.isin(np.arange(n_workers), slow.ranks))
@@ -203,7 +203,7 @@ def _abandons(config: RunConfig, code: Code | None, n_workers: int) -> bool:
 
 def _method(config: RunConfig, graph: Topology) -> Method[Any]:
     section = config.method
-    method, solver, local = METHODS[section.kind], section.solver, section.preconditioner == "local"
+    method, solver, local = method_of(section.kind), section.solver, section.preconditioner == "local"
     if isinstance(method, Central):
         return method.using(MASTER_CG if local else SOLVERS[str(solver)])
     if solver is not None:

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from goco_mpi.core import codes, objectives
-from goco_mpi.core.methods import METHODS, PRECONDITIONED
+from goco_mpi.core.methods import METHODS, PRECONDITIONED, method_of
 from goco_mpi.core.methods.table_newton import TABLE_NEWTON
 from goco_mpi.errors import InputError, check_one_of
 from goco_mpi.schema import (
@@ -23,7 +23,7 @@ from goco_mpi.schema import (
 
 def resolve(config: RunConfig) -> RunConfig:
     """Make the config say what will be done, so that the record does too."""
-    method, section, deadline = METHODS[config.method.kind], config.method, config.deadline
+    method, section, deadline = method_of(config.method.kind), config.method, config.deadline
     for name in ("compute_s", "gossip_s"):
         if getattr(deadline, name) == "inf":  # as a record spells it
             deadline = replace(deadline, **{name: math.inf})
@@ -75,7 +75,7 @@ def resolve(config: RunConfig) -> RunConfig:
 
 
 def _default_rates(section: MethodConfig, straggler_section: StragglerConfig) -> str:
-    if not METHODS[section.kind].reweighs or section.weights == "plain" or section.late == "wait":
+    if not method_of(section.kind).reweighs or section.weights == "plain" or section.late == "wait":
         return "stated"
     if straggler_section.kind != "none":
         return "stated"
@@ -88,11 +88,16 @@ def _default_rates(section: MethodConfig, straggler_section: StragglerConfig) ->
 
 def _check_pairings(config: RunConfig) -> None:
     """Refuse what is sound alone and wrong together."""
-    kind, rule, method = config.method.kind, config.method.mixing, METHODS[config.method.kind]
+    kind, rule, method = config.method.kind, config.method.mixing, method_of(config.method.kind)
     if method.mixings and rule not in method.mixings:
         raise InputError(
             f"method.mixing = '{rule}' is not sound with method.kind = '{kind}': {_UNSOUND[str(rule)]} "
             f"Use {' or '.join(repr(name) for name in method.mixings)}."
+        )
+    if rule == "running" and kind not in METHODS:
+        raise InputError(
+            f"method.mixing = 'running' makes the messages of goco and dgd, not those of method.kind = '{kind}'. Use "
+            "'stale' or 'fold'."
         )
     if config.method.momentum:
         _check_momentum(config)
@@ -157,7 +162,7 @@ def _check_rates(section: MethodConfig) -> None:
     if section.rates == "stated":
         return
     given = f"method.rates = '{section.rates}'"
-    if not METHODS[section.kind].reweighs:
+    if not method_of(section.kind).reweighs:
         raise InputError(
             f"{given} does not go with method.kind = '{section.kind}', whose weights stay as they are. "
             "Use 'stated', or method.kind = 'goco'."
@@ -174,7 +179,7 @@ def _check_rates(section: MethodConfig) -> None:
 
 def _check_central(config: RunConfig) -> None:
     """Refuse what a master or its code cannot do."""
-    kind, method = config.method.kind, METHODS[config.method.kind]
+    kind, method = config.method.kind, method_of(config.method.kind)
     if method.exchange != "central":
         return
     check_one_of(f"method.solver with method.kind = '{kind}'", str(config.method.solver), method.solvers)
@@ -195,7 +200,7 @@ def _check_solver(config: RunConfig) -> None:
     solver, step, stop = config.method.solver, config.step, config.stop
     for key in ("solver", "preconditioner"):
         value = getattr(config.method, key)
-        if value is not None and METHODS[config.method.kind].exchange == "gossip":
+        if value is not None and method_of(config.method.kind).exchange == "gossip":
             raise InputError(
                 f"method.{key} is about what is made of an allreduce's mean gradient, and "
                 f"method.kind = '{config.method.kind}' has none. Got {value!r}. Leave it out, or use "

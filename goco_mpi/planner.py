@@ -14,7 +14,7 @@ from goco_mpi.config import parse_config, to_dict
 from goco_mpi.core import survival
 from goco_mpi.core.costs import CostModel
 from goco_mpi.core.gossip import HEADER
-from goco_mpi.core.methods import METHODS
+from goco_mpi.core.methods import method_of
 from goco_mpi.errors import InputError, RunError, check_range
 from goco_mpi.experiment import lay_out
 from goco_mpi.plan import Candidate, Choice, Plan, describe
@@ -136,7 +136,7 @@ class Planner:
             return
         base = found.choice
         varied = partial(dataclasses.replace, base)
-        remembers = METHODS[base.kind].remembers
+        remembers = method_of(base.kind).remembers
         for late in ("discard", "memory") if remembers else ("discard", "partial", "memory"):
             yield varied(late=late)
         yield varied(late="wait", compute_s="inf", gossip_s="inf")
@@ -149,7 +149,7 @@ class Planner:
                 yield varied(graph="complete")
             if self._n_workers <= 16:
                 yield varied(graph="ring")
-        if METHODS[base.kind].coded and base.replication < self._n_workers:
+        if method_of(base.kind).coded and base.replication < self._n_workers:
             yield varied(replication=base.replication + 1)
         if base.replication > 1:
             yield varied(replication=base.replication - 1)
@@ -205,7 +205,7 @@ class Planner:
 
     def _step(self, scale: float) -> dict[str, Any]:
         step = self._config.step
-        if METHODS[self._config.method.kind].name == "table_newton":  # its config has no step of its own
+        if method_of(self._config.method.kind).name == "table_newton":  # its config has no step of its own
             return {"kind": "auto", "scale": scale}
         if step.kind == "auto":
             return {"kind": "auto", "scale": step.scale * scale, "tau": step.tau}

@@ -129,7 +129,7 @@ class MethodConfig(Section, frozen=True):
 
     kind: str = "goco"
     """goco | push_pull | exact_diffusion | table_newton (needs topology.kind complete or rook) | dgd | allreduce
-    | gradient_coding (needs placement.kind cyclic or fractional_repetition) | sgc."""
+    | gradient_coding (needs placement.kind cyclic or fractional_repetition) | sgc | module:NAME (one of yours)."""
     late: str = "auto"
     """What a gradient is worth that misses its deadline: discard (nothing) | partial (the shards done
     so far count, in random order) | memory (it is carried on with and used when ready, until then the last

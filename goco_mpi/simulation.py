@@ -10,9 +10,11 @@ from numpy.typing import NDArray
 
 from goco_mpi.core import encoding, metrics, mixing
 from goco_mpi.core.gossip import HEADER, TRAILER
+from goco_mpi.core.methods import method_of
 from goco_mpi.core.simulate import Observe, Worked, simulate
 from goco_mpi.core.stacked import (
     SOLVERS,
+    STEPS,
     Links,
     StackedCentral,
     StackedChebyshev,
@@ -24,6 +26,7 @@ from goco_mpi.core.stacked import (
 )
 from goco_mpi.core.stacked.gradients import StackedGradients
 from goco_mpi.core.stacked.rated import StackedRated
+from goco_mpi.errors import InputError
 from goco_mpi.experiment import batch, compression, lay_out, step_schedule, synchronous_curvature
 from goco_mpi.outcome import Outcome
 from goco_mpi.problem import load_problem
@@ -137,7 +140,13 @@ class Simulation:
         elif section.momentum:
             step = StackedMomentum(start(self.shares), links(), section.momentum)
         else:
-            step = gossip_step(self.shares, matrix, stragglers, section.kind, rule, section.max_age)
+            twin = section.kind if section.kind in STEPS else method_of(section.kind).stacked
+            if twin is None:
+                raise InputError(
+                    f"method.kind = {section.kind!r} has no twin to simulate: give its class an attribute 'stacked', "
+                    "the method on stacked arrays (CONTRIBUTING.md). Without one it can be run and replayed."
+                )
+            step = gossip_step(self.shares, matrix, stragglers, twin, rule, section.max_age)
         step.all_weights = layout.all_weights
         return step if rates == "stated" else StackedRated(step, links(), rates, self._weigh)
 

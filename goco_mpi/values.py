@@ -16,7 +16,7 @@ from goco_mpi.core import (
     stragglers,
     topology,
 )
-from goco_mpi.core.methods import METHODS, SOLVERS
+from goco_mpi.core.methods import METHODS, SOLVERS, method_of
 from goco_mpi.errors import InputError, check_one_of, check_range
 from goco_mpi.schema import (
     CostConfig,
@@ -76,7 +76,10 @@ def check_values(config: RunConfig) -> None:
     check_one_of("topology.kind", config.topology.kind, topology.KINDS)
     check_one_of("topology.mixing_matrix", config.topology.mixing_matrix, mixing.KINDS)
     check_one_of("placement.kind", config.placement.kind, placement.KINDS)
-    check_one_of("method.kind", config.method.kind, METHODS)
+    if ":" in config.method.kind:
+        method_of(config.method.kind)
+    else:
+        check_one_of("method.kind", config.method.kind, METHODS)
     check_one_of("method.late", config.method.late, ("auto", *LATE_POLICIES))
     check_one_of("method.weights", config.method.weights, encoding.KINDS)
     if config.method.rates is not None:

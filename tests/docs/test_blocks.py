@@ -2,8 +2,8 @@
 
 ``sh`` blocks go through bash, with the stand-ins of `standins` on the PATH: commands are run with smaller numbers of
 ranks. A block with a title (*in a clone*, *installing*, *on a cluster*) needs what is not here; the title is there for
-readers, and the test insists on it. ``toml`` blocks are experiments or sweeps, those with a file name in their first
-line are written there. The ``python`` blocks of a page are run one after the other in one process.
+readers, and the test insists on it. ``toml`` blocks are experiments or sweeps. Blocks with a file name in their first
+line are written there. The other ``python`` blocks of a page are run one after the other in one process.
 """
 
 from __future__ import annotations
@@ -154,6 +154,8 @@ def test_what_a_page_tells_its_readers_to_do_works(page: str, mpiexec: list[str]
                 reader.toml(block.text)
             case "python" if block.title == "with PyTorch" and find_spec("torch") is None:
                 compile(block.text, where, "exec")  # make test-torch runs it
+            case "python" if named := re.match(r"# (\S+\.py)\n", block.text):
+                (tmp_path / named[1]).write_text(block.text)
             case "python":
                 program += block.text
                 reader.python(program)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -131,6 +131,8 @@ class Method(ABC, Generic[S]):
         Whether the workers' states are of use together only if they are of one round; a stopped run ends in one.
     solvers : tuple of str
         What a master may minimise with, the default first; see `goco_mpi.core.methods.central`.
+    stacked : callable (X, Links, shares) -> `goco_mpi.core.stacked.Step`, or None
+        The twin of a method from outside the package; those inside have theirs in `goco_mpi.core.stacked.STEPS`.
     survives : bool
         Whether a run can go on when a worker dies.
     restarts : bool
@@ -150,6 +152,7 @@ class Method(ABC, Generic[S]):
     late: ClassVar[Literal["discard", "memory"]] = "discard"
     steps: ClassVar[bool] = True
     solvers: ClassVar[tuple[str, ...]] = ()
+    stacked: ClassVar[Callable[..., Any] | None] = None
     survives: bool = True
     restarts: bool = False
 

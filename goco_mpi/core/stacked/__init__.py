@@ -29,7 +29,9 @@ from goco_mpi.core.stacked.running_sums import StackedRunningSums
 from goco_mpi.core.stacked.table_newton import StackedNewton
 from goco_mpi.core.stragglers import StragglerModel
 
-STEPS: dict[str, Callable[[Array, Links, Sequence[Share]], Step]] = {
+Kind = Callable[[Array, Links, Sequence[Share]], Step]
+
+STEPS: dict[str, Kind] = {
     "goco": StackedDescent,
     "push_pull": StackedPushPull,
     "exact_diffusion": StackedExactDiffusion,
@@ -57,7 +59,7 @@ def gossip_step(
     shares: Sequence[Share],
     mixing_matrix: sp.csr_array,
     stragglers: StragglerModel,
-    method: str = "goco",
+    method: str | Kind = "goco",
     rule: str = "stale",
     max_age: int = 0,
 ) -> Step:
@@ -70,14 +72,14 @@ def gossip_step(
         W.
     stragglers : StragglerModel
         Says which messages are lost.
-    method : str
-        A key of ``STEPS``.
+    method : str or callable
+        A key of ``STEPS``, or what would stand there.
     rule : {'stale', 'fold', 'symmetric', 'running'}
         What is done about lost messages.
     max_age : int
         stale: largest age in rounds at which a neighbour's vector is mixed.
     """
-    kind = StackedRunningSums if rule == "running" else STEPS[method]
+    kind = StackedRunningSums if rule == "running" else STEPS[method] if isinstance(method, str) else method
     return kind(start(shares), Links(mixing_matrix, stragglers, rule, max_age), shares)
 
 
