@@ -39,6 +39,10 @@ n_features = 4
 shards = 8
 [objective]
 kind = "least_squares"
+[method]
+rates = "stated"
+[step]
+scale = 0.5
 [record]
 every = 5
 """
@@ -49,7 +53,7 @@ base = "experiment.toml"
 seed = [0, 1]
 """
 FILES = {"experiment.toml": EXPERIMENT, "other.toml": EXPERIMENT, "sweep.toml": SWEEP, "site.sh": "true\n"}
-"""What pages take for granted: an experiment of the reader's own, and files of a site."""
+"""What pages take for granted: an experiment of the reader's own, and files of a site. It ends well on any machine."""
 RECORDED = {"docs/plan.md": "mpiexec -n 2 goco run experiment.toml --quiet"}
 """Pages that begin with a run that is there already."""
 SUFFIXES = (".npy", ".toml")
