@@ -91,6 +91,7 @@ test-large: $(READY) package  ## a run on 64 ranks of this machine (RANKS=64), a
 	$(LIMIT) $(MPIEXEC) -n 3 env $(PYTEST) --only-mpi -q --goco-large tests/engine/test_checkpointing.py
 	GOCO_OTHER_PYTHON='$(GOCO_OTHER_PYTHON)' $(PYTEST) -m cluster --goco-large tests/cluster/test_standins.py
 	$(LIMIT) $(MPIEXEC) -n 3 env $(PYTEST) --only-mpi -q --goco-resumed tests/engine/test_against_simulator.py
+	GOCO_DOCS_LARGEST=8 GOCO_DOCS_ROUNDS=10000 $(PYTEST) -q --goco-mpiexec='$(MPIEXEC)' tests/docs
 
 soak: $(READY)  ## 200 whole runs of random configurations, some with frozen ranks (RUNS=200)
 	$(BIN)/python tests/soak.py --runs $(RUNS) --mpiexec '$(MPIEXEC)'

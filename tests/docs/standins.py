@@ -1,8 +1,8 @@
 """What the commands of the documentation find on their PATH while they are tested.
 
-Commands run for real, with smaller numbers: no more than LARGEST ranks and nodes, twice as many workers. Only what
-this machine has not (batch schedulers), and what would take minutes (make, installers), is looked at instead: that its
-files, targets and extras exist. Started as ``standins.py COMMAND ARGUMENTS``; leaves its name in the file ``used``.
+Commands run for real, with smaller numbers: no more than LARGEST ranks and nodes, 8 simulated workers, ROUNDS rounds.
+Only what this machine has not (batch schedulers), and what would take minutes (make, installers), is looked at instead:
+that its files, targets and extras exist. Started as ``standins.py TITLE COMMAND ARGUMENTS``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-LARGEST = int(os.environ.get("GOCO_DOCS_LARGEST", "4"))
+LARGEST = int(os.environ.get("GOCO_DOCS_LARGEST", "3"))
+ROUNDS = int(os.environ.get("GOCO_DOCS_ROUNDS", "40"))
 REAL = {"goco": [sys.executable, "-m", "goco_mpi"]}
 
 
@@ -28,6 +29,11 @@ def smaller(words: list[str], largest: int, *options: str) -> list[str]:
     ]
 
 
+def fewer_rounds(text: str) -> str:
+    """Return an experiment, or the change of one, with no more than ROUNDS rounds."""
+    return re.sub(r"(?m)^(rounds *= *)(\d+)", lambda found: f"{found[1]}{min(int(found[2]), ROUNDS)}", text)
+
+
 def replace(words: list[str]) -> None:
     """Become another process."""
     os.execvp(words[0], words)
@@ -36,8 +42,8 @@ def replace(words: list[str]) -> None:
 def goco(words: list[str]) -> None:
     """Run goco."""
     words = smaller(words, LARGEST, "--ranks", *(["--nodes"] if words[:1] == ["plan"] else []))
-    words = [re.sub(r"(?<=^data.n_samples=)\d+$", "800", word) for word in words]
-    replace([*REAL["goco"], *smaller(words, 2 * LARGEST, "--workers")])
+    words = [re.sub(r"(?<=^data.n_samples=)\d+$", "800", fewer_rounds(word)) for word in words]
+    replace([*REAL["goco"], *smaller(words, 8, "--workers")])
 
 
 def goco_on_a_cluster(words: list[str]) -> None:

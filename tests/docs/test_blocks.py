@@ -1,9 +1,10 @@
 """Every code block of the documentation is run, a page from its top to its bottom in a directory of its own.
 
 ``sh`` blocks go through bash, with the stand-ins of `standins` on the PATH: commands are run with smaller numbers of
-ranks. A block with a title (*in a clone*, *installing*, *on a cluster*) needs what is not here; the title is there for
-readers, and the test insists on it. ``toml`` blocks are experiments or sweeps. Blocks with a file name in their first
-line are written there. The other ``python`` blocks of a page are run one after the other in one process.
+ranks and rounds, and by ``make test-large`` nearly as they stand. A block with a title (*in a clone*, *installing*,
+*on a cluster*, *with PyTorch*) needs what is not here; the title is there for readers, and the test insists on it.
+``toml`` blocks are experiments or sweeps. Blocks with a file name in their first line are written there. The other
+``python`` blocks of a page are run one after the other in one process, on several ranks.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import h5py
 import numpy as np
 import pytest
 from markdown_blocks import PAGES, ROOT, Block, blocks, indented, inline_code
-from standins import ALWAYS, LARGEST, TITLES
+from standins import ALWAYS, LARGEST, TITLES, fewer_rounds
 
 from goco_mpi import cli
 from goco_mpi.config import parse_config, refuse_unknown_keys
@@ -132,7 +133,7 @@ class Reader:
         """Keep a file that the block names, and read it as what it is; what has no name is part of an experiment."""
         named = re.match(r"# (\S+\.toml)\n", text)
         if named:
-            (self.directory / named[1]).write_text(text)
+            (self.directory / named[1]).write_text(fewer_rounds(text))
         tables = tomllib.loads(text)
         if {"base", "variant", "grid"} & set(tables):
             assert named
