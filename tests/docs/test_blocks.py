@@ -107,6 +107,7 @@ class Reader:
             ["bash", "-euo", "pipefail", "-c", text],
             cwd=self.directory,
             env={**self.environment, "PATH": path},
+            stdin=subprocess.DEVNULL,  # a launcher in the background that reads a terminal is stopped
             capture_output=True,
             text=True,
             timeout=LIMIT_S,
@@ -123,6 +124,7 @@ class Reader:
             [*launch, sys.executable, "-W", "error", "-m", "mpi4py", "program.py"],
             cwd=self.directory,
             env=self.environment,
+            stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
             timeout=LIMIT_S,
