@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import json
 import math
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from goco_mpi import bench, bench_gradient, bench_load, bench_peers, bench_simulation
-from goco_mpi.bench import Member, Setup, figure, on_ranks
+from goco_mpi.bench import gradient, load, members, run, simulation
+from goco_mpi.bench import peers as peer_programs
+from goco_mpi.bench.measuring import Figure, Member, Setup, figure, measure
+from goco_mpi.bench.members import MEMBERS, on_ranks
 from goco_mpi.cli import main
 from goco_mpi.core import objectives
 from goco_mpi.core.events import NONE, Events
@@ -40,11 +44,9 @@ def nothing(*arguments: object) -> list[float]:
     raise AssertionError("nobody asked for this")
 
 
-def measured(monkeypatch: pytest.MonkeyPatch, setup: Setup, n_ranks: int, sample: bench.Callable) -> float:
+def measured(setup: Setup, n_ranks: int, sample: Callable[[Setup], list[float]]) -> float:
     """Return what one repeat on a few ranks gives: what is tested is the way of a figure, not the figure."""
-    monkeypatch.setattr(bench, "N_RANKS", n_ranks)
-    monkeypatch.setattr(bench, "REPEATS", 1)
-    found = bench.measure(Member("reduced", "form", sample), setup)
+    found = measure(Member("reduced", "form", sample), dataclasses.replace(setup, n_ranks=n_ranks, repeats=1))
     assert found.repeats == 1
     return found.value
 
@@ -68,24 +70,24 @@ def test_a_bound_holds_from_its_side(at_most: bool, median: float, ok: bool) -> 
 
 
 def test_every_member_has_a_case_of_its_own_and_is_repeated_five_times() -> None:
-    assert len({(member.name, member.case) for member in bench.MEMBERS}) == len(bench.MEMBERS)
-    assert list(dict.fromkeys(member.name for member in bench.MEMBERS)) == NAMES
-    assert bench.REPEATS >= 5
+    assert len({(member.name, member.case) for member in MEMBERS}) == len(MEMBERS)
+    assert list(dict.fromkeys(member.name for member in MEMBERS)) == NAMES
+    assert Setup((), Path()).repeats >= 5
 
 
 def test_a_name_that_is_no_member_is_refused_with_those_that_are(setup: Setup) -> None:
     with pytest.raises(InputError, match=rf"'speed'. Known: {', '.join(NAMES)}"):
-        bench.run(["speed"], setup, as_json=True)
+        run.run(["speed"], setup, as_json=True)
 
 
 def test_a_table_shows_every_figure_and_its_unit_but_peers_only_on_request(
     setup: Setup, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(bench_peers, "environment", nothing)
-    monkeypatch.setattr(bench, "measure", lambda member, setup: figure(member, [0.5]))
-    assert not bench.run([], setup, as_json=False)  # isolation of 0.5 misses its bound
+    monkeypatch.setattr(peer_programs, "environment", nothing)
+    monkeypatch.setattr(run, "measure", lambda member, setup: figure(member, [0.5]))
+    assert not run.run([], setup, as_json=False)  # isolation of 0.5 misses its bound
     printed = capsys.readouterr().out
-    for member in bench.MEMBERS:
+    for member in MEMBERS:
         assert (member.case in printed) is (member.name != "peers"), member
         assert member.unit in printed
     assert "missed" in printed
@@ -99,15 +101,15 @@ def test_peers_are_measured_beside_what_is_named(
     names: list[str], peers: bool, wanted: set[str], setup: Setup, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen, made = [], []
-    monkeypatch.setattr(bench_peers, "environment", made.append)
+    monkeypatch.setattr(peer_programs, "environment", made.append)
 
-    def measure(member: Member, setup: Setup) -> bench.Figure:
+    def measure(member: Member, setup: Setup) -> Figure:
         assert made == [setup.peers_dir]  # first of all: it may fail
         seen.append(member.name)
         return figure(member, [0.5])
 
-    monkeypatch.setattr(bench, "measure", measure)
-    bench.run(names, setup, as_json=True, peers=peers)
+    monkeypatch.setattr(run, "measure", measure)
+    run.run(names, setup, as_json=True, peers=peers)
     assert set(seen) == wanted
 
 
@@ -116,24 +118,21 @@ def test_peers_are_measured_beside_what_is_named(
 
 def test_a_launcher_that_is_missing_or_fails_is_one_message(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no_such_launcher"):
-        bench.measure(bench.MEMBERS[0], Setup(("no_such_launcher",), tmp_path))
+        measure(MEMBERS[0], Setup(("no_such_launcher",), tmp_path))
     with pytest.raises(RunError, match=r"exchange \(ring 1000\) failed with exit code 1"):
-        bench.measure(bench.MEMBERS[0], Setup(("false",), tmp_path))
+        measure(MEMBERS[0], Setup(("false",), tmp_path))
 
 
-def test_what_all_ranks_refuse_is_said_once(
-    setup: Setup, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(bench, "N_RANKS", 2)
+def test_what_all_ranks_refuse_is_said_once(setup: Setup, capfd: pytest.CaptureFixture[str]) -> None:
+    setup = dataclasses.replace(setup, n_ranks=2)
     with pytest.raises(RunError, match=r"bench isolation \(no such rank\) failed with exit code"):
-        bench.measure(Member("isolation", "no such rank", on_ranks("frozen", rank=7, frozen_s=1.0)), setup)
+        measure(Member("isolation", "no such rank", on_ranks("frozen", rank=7, frozen_s=1.0)), setup)
     assert capfd.readouterr().err.count("goco: Rank 7 is to be frozen") == 1
 
 
 def test_a_measurement_that_hangs_is_ended_by_the_signal_that_a_launcher_passes_on(
-    setup: Setup, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    setup: Setup, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(bench, "LIMIT_S", 3.0)
     passed_on = tmp_path / "passed on"
     code = (
         "import pathlib, signal, time\n"
@@ -143,9 +142,9 @@ def test_a_measurement_that_hangs_is_ended_by_the_signal_that_a_launcher_passes_
         "signal.signal(signal.SIGTERM, end)\n"
         "time.sleep(600)"
     )
-    hangs = Member("exchange", "for ever", lambda setup: json.loads(bench.output([sys.executable, "-c", code])))
+    hangs = Member("exchange", "for ever", lambda setup: setup.found([sys.executable, "-c", code]))
     with pytest.raises(RunError, match=r"exchange \(for ever\) did not end within 3 s"):
-        bench.measure(hangs, setup)
+        measure(hangs, dataclasses.replace(setup, limit_s=3.0))
     assert passed_on.exists()
 
 
@@ -155,9 +154,8 @@ def test_a_measurement_that_hangs_is_ended_by_the_signal_that_a_launcher_passes_
 def test_exchange_is_measured_under_mpiexec_and_printed_as_json(
     mpiexec: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(bench, "N_RANKS", 2)
     impossible = Member("exchange", "ring 100", on_ranks("exchange", kind="ring", n_params=100), bound=0.0)
-    monkeypatch.setattr(bench, "MEMBERS", (impossible,))
+    monkeypatch.setattr(run, "MEMBERS", (impossible,))
     command = ["bench", "exchange", "--json", "--mpiexec", " ".join(mpiexec)]
     assert main(command) == 0  # bounds are for people
     found = json.loads(capsys.readouterr().out)
@@ -169,47 +167,44 @@ def test_exchange_is_measured_under_mpiexec_and_printed_as_json(
     assert main([*command, "--strict"]) == 1
 
 
-def test_the_fast_ranks_do_not_go_at_the_pace_of_the_slow_one(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fast_ranks_do_not_go_at_the_pace_of_the_slow_one(setup: Setup) -> None:
     # Whoever waits for the slow rank has a tenth of the undisturbed rate.
-    rate = measured(monkeypatch, setup, 4, on_ranks("isolation", rank=3, factor=10.0, rounds=60))
+    rate = measured(setup, 4, on_ranks("isolation", rank=3, factor=10.0, rounds=60))
     assert 0.3 < rate < 3.0
 
 
-def test_the_fast_ranks_do_not_wait_for_the_frozen_one(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fast_ranks_do_not_wait_for_the_frozen_one(setup: Setup) -> None:
     # Whoever waits loses 1.5 s; free cores may even make up for some time.
-    lost_s = measured(monkeypatch, setup, 4, on_ranks("frozen", rank=3, frozen_s=1.5))
+    lost_s = measured(setup, 4, on_ranks("frozen", rank=3, frozen_s=1.5))
     assert -1.5 < lost_s < 0.75
 
 
 def test_memory_is_measured_in_processes_of_its_own(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
     sample = on_ranks("memory", apart=True, rank=1, factor=10.0, from_round=20, rounds=120)
-    assert 0.0 <= measured(monkeypatch, setup, 3, sample) < 20.0
+    assert 0.0 <= measured(setup, 3, sample) < 20.0
     commands = []
-    monkeypatch.setattr(bench, "REPEATS", 5)
-    monkeypatch.setattr(bench, "output", lambda command: commands.append(command) or "[1.0]")
-    assert bench.measure(Member("memory", "x", sample), setup).repeats == len(commands) == 5
+    monkeypatch.setattr(Setup, "output", lambda self, command, variables=None: commands.append(command) or "[1.0]")
+    assert measure(Member("memory", "x", sample), setup).repeats == len(commands) == 5
 
 
-def test_a_rank_has_its_shards_once_in_memory(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rank_has_its_shards_once_in_memory(setup: Setup) -> None:
     # Each of two ranks holds all 96 MiB: a second copy would be as much again.
     sample = on_ranks("over_shards", apart=True, n_samples=25_000, n_features=500, rounds=3)
-    assert 10.0 < measured(monkeypatch, setup, 2, bench.beyond_python(sample)) < 100.0
+    assert 10.0 < measured(setup, 2, members.beyond_python(sample)) < 100.0
 
 
-@pytest.mark.parametrize("kind", bench_load.WRITERS)
-def test_loading_is_measured_in_this_process(kind: str, setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert 0.0 < measured(monkeypatch, setup, 0, bench.loaded(kind, n_rows=300, n_features=20)) < math.inf
+@pytest.mark.parametrize("kind", load.WRITERS)
+def test_loading_is_measured_in_this_process(kind: str, setup: Setup) -> None:
+    assert 0.0 < measured(setup, 0, members.loaded(kind, n_rows=300, n_features=20)) < math.inf
 
 
-def test_startup_is_measured_against_bare_mpi4py(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_startup_is_measured_against_bare_mpi4py(setup: Setup) -> None:
     # Ours imports what bare mpi4py does and more.
-    assert 0.7 < measured(monkeypatch, setup, 3, bench.startup) < 100.0
+    assert 0.7 < measured(setup, 3, members.startup) < 100.0
 
 
-def test_a_rank_that_caught_up_is_waited_for_after_the_rounds_that_suspicion_says(
-    setup: Setup, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rounds = measured(monkeypatch, setup, 4, on_ranks("recovery", rank=3, frozen_s=0.5))
+def test_a_rank_that_caught_up_is_waited_for_after_the_rounds_that_suspicion_says(setup: Setup) -> None:
+    rounds = measured(setup, 4, on_ranks("recovery", rank=3, frozen_s=0.5))
     assert 1 <= rounds <= TRUSTED_AFTER
 
 
@@ -218,35 +213,35 @@ def test_a_rank_that_caught_up_is_waited_for_after_the_rounds_that_suspicion_say
 
 @pytest.mark.parametrize("against", ["reading", "two_products", "float64"])
 def test_gradients_are_measured_in_this_process(against: str) -> None:
-    assert all(ratio > 0.0 for ratio in bench_gradient.dense(2, against, "float32", nbytes=1 << 22))
-    assert len(bench_gradient.coded(2, 3, nbytes=1 << 22)) == 2
-    assert len(bench_gradient.csr(2, "logistic", ones=against == "reading")) == 2
+    assert all(ratio > 0.0 for ratio in gradient.dense(2, against, "float32", nbytes=1 << 22))
+    assert len(gradient.coded(2, 3, nbytes=1 << 22)) == 2
+    assert len(gradient.csr(2, "logistic", ones=against == "reading")) == 2
 
 
 @pytest.mark.parametrize("kind", ["least_squares", "logistic"])
 @pytest.mark.parametrize("ones", [False, True])
 def test_what_a_gradient_is_measured_against_is_the_same_gradient(kind: str, ones: bool) -> None:
-    rows, params = bench_gradient.like_a9a(500, ones), np.linspace(-1.0, 1.0, bench_gradient.A9A_FEATURES)
-    objective = objectives.build(kind, len(params), bench_gradient.L2, 2)
+    rows, params = gradient.like_a9a(500, ones), np.linspace(-1.0, 1.0, gradient.A9A_FEATURES)
+    objective = objectives.build(kind, len(params), gradient.L2, 2)
     found = objective.gradient(params, rows)
-    np.testing.assert_allclose(bench_gradient.products(kind, rows, params), found, rtol=1e-12, atol=1e-14)
-    assert 0.98 < rows.features.nnz / (500 * bench_gradient.A9A_ONES) < 1.0
+    np.testing.assert_allclose(gradient.products(kind, rows, params), found, rtol=1e-12, atol=1e-14)
+    assert 0.98 < rows.features.nnz / (500 * gradient.A9A_ONES) < 1.0
 
 
 def test_the_simulator_is_measured_in_this_process(setup: Setup, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench_simulation, "WORKER_ROUNDS", 1000)
-    overhead = bench.simulated("overhead", n_workers=64, n_rows=24)
-    assert measured(monkeypatch, setup, 0, overhead) > 0.0
-    assert measured(monkeypatch, setup, 0, bench.simulated("growth", n_workers=128, than=64, n_rows=6)) > 0.0
+    monkeypatch.setattr(simulation, "WORKER_ROUNDS", 1000)
+    overhead = members.simulated("overhead", n_workers=64, n_rows=24)
+    assert measured(setup, 0, overhead) > 0.0
+    assert measured(setup, 0, members.simulated("growth", n_workers=128, than=64, n_rows=6)) > 0.0
 
 
 def test_the_simulator_is_measured_against_its_own_arithmetic() -> None:
     # What is called bare ends in the same parameters where nobody is late: else the ratio would say nothing.
-    network = bench_simulation.Network(16, 6)
+    network = simulation.Network(16, 6)
     found = simulate(
         gossip_step(network.shares, network.mixing_matrix, StragglerModel("none", 16)),
         network.shares,
-        lambda t: bench_simulation.STEP,
+        lambda t: simulation.STEP,
         StragglerModel("none", 16),
         network.rounds,
     )
@@ -342,23 +337,22 @@ def test_a_peer_is_compared_in_turn_and_all_its_cases_at_once(
 ) -> None:
     log = tmp_path / "log"
     code = f"print('news of the network'); print([1.0, 2.0]); open({str(log)!r}, 'a').write('theirs ')"
-    output = bench.output
+    output = Setup.output
 
-    def noted(command: list[str], *variables: dict[str, str]) -> str:
+    def noted(setup: Setup, command: list[str], variables: dict[str, str] | None = None) -> str:
         if "exchange_seconds" in command:
             with log.open("a") as file:
                 file.write("ours\n")
-        return output(command, *variables)
+        return output(setup, command, variables)
 
-    monkeypatch.setattr(bench, "N_RANKS", 2)
-    monkeypatch.setattr(bench, "REPEATS", 2)
-    monkeypatch.setattr(bench, "output", noted)
-    monkeypatch.setattr(bench_peers, "CASES", ("ring 10", "exponential 10"))
-    monkeypatch.setattr(bench_peers, "sizes", lambda n_ranks: [("ring", 10, 5), ("exponential", 10, 5)])
-    monkeypatch.setattr(bench_peers, "environment", lambda path: path / "bin" / "python")
-    monkeypatch.setattr(bench_peers, "command", lambda peer, python, n_ranks: [sys.executable, "-c", code])
+    setup = dataclasses.replace(setup, n_ranks=2, repeats=2)
+    monkeypatch.setattr(Setup, "output", noted)
+    monkeypatch.setattr(peer_programs, "CASES", ("ring 10", "exponential 10"))
+    monkeypatch.setattr(peer_programs, "sizes", lambda n_ranks: [("ring", 10, 5), ("exponential", 10, 5)])
+    monkeypatch.setattr(peer_programs, "environment", lambda path: path / "bin" / "python")
+    monkeypatch.setattr(peer_programs, "command", lambda peer, python, n_ranks: [sys.executable, "-c", code])
     ring, exponential = (
-        bench.measure(Member("peers", case, bench.against("gloo", case)), setup) for case in bench_peers.CASES
+        measure(Member("peers", case, members.against("gloo", case)), setup) for case in peer_programs.CASES
     )
     assert log.read_text().split() == ["ours", "theirs"] * 2
     assert ring.repeats == exponential.repeats == 2
@@ -368,15 +362,15 @@ def test_a_peer_is_compared_in_turn_and_all_its_cases_at_once(
 
 
 def test_a_peer_gets_our_graphs_and_sizes() -> None:
-    for peer in bench_peers.PEERS:
-        *launcher, script, cases = bench_peers.command(peer, Path("/env/bin/python"), 8)
+    for peer in peer_programs.PEERS:
+        *launcher, script, cases = peer_programs.command(peer, Path("/env/bin/python"), 8)
         assert Path(script).is_file()
         assert launcher[0].startswith("/env/bin/")
         assert "8" in launcher
-        ours = bench_peers.sizes(8)
-        assert len(ours) == len(bench_peers.CASES)
+        ours = peer_programs.sizes(8)
+        assert len(ours) == len(peer_programs.CASES)
         for case, (kind, n_params, rounds), (graph, *theirs) in zip(
-            bench_peers.CASES, ours, json.loads(cases), strict=True
+            peer_programs.CASES, ours, json.loads(cases), strict=True
         ):
             assert case == f"{kind} {n_params}"
             assert theirs == [n_params, rounds]
@@ -388,11 +382,11 @@ def test_a_peer_gets_our_graphs_and_sizes() -> None:
 def test_peers_run_alone_and_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", "/ours")
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    variables = bench_peers.variables()
+    variables = peer_programs.variables()
     assert variables["OMP_NUM_THREADS"] == "1"
     assert "PYTHONPATH" not in variables
-    for peer in bench_peers.PEERS:
-        script = Path(bench_peers.command(peer, Path("/env/bin/python"), 2)[-2])
+    for peer in peer_programs.PEERS:
+        script = Path(peer_programs.command(peer, Path("/env/bin/python"), 2)[-2])
         nodes = list(ast.walk(ast.parse(script.read_text())))
         imported = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
         imported |= {str(node.module) for node in nodes if isinstance(node, ast.ImportFrom)}
@@ -401,10 +395,10 @@ def test_peers_run_alone_and_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_the_peers_environment_is_where_caches_are(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert bench_peers.default_dir() == tmp_path / "goco_mpi" / "peers"
+    assert peer_programs.default_dir() == tmp_path / "goco_mpi" / "peers"
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert bench_peers.default_dir() == tmp_path / ".cache" / "goco_mpi" / "peers"
+    assert peer_programs.default_dir() == tmp_path / ".cache" / "goco_mpi" / "peers"
 
 
 def test_the_peers_environment_is_made_once_and_anew_for_other_packages(
@@ -417,15 +411,15 @@ def test_the_peers_environment_is_made_once_and_anew_for_other_packages(
         (tmp_path / "bin").mkdir(exist_ok=True)
         (tmp_path / "bin" / "python").touch()
 
-    monkeypatch.setattr(bench_peers, "_call", call)
-    assert bench_peers.environment(tmp_path) == tmp_path / "bin" / "python"
+    monkeypatch.setattr(peer_programs, "_call", call)
+    assert peer_programs.environment(tmp_path) == tmp_path / "bin" / "python"
     made = len(calls)
     assert made > 0
     assert "making the peers' environment" in capsys.readouterr().err
-    assert bench_peers.environment(tmp_path) == tmp_path / "bin" / "python"
+    assert peer_programs.environment(tmp_path) == tmp_path / "bin" / "python"
     assert len(calls) == made
-    monkeypatch.setattr(bench_peers, "ALONE", ("disropt==0.1.8",))
-    bench_peers.environment(tmp_path)
+    monkeypatch.setattr(peer_programs, "ALONE", ("disropt==0.1.8",))
+    peer_programs.environment(tmp_path)
     assert len(calls) == 2 * made
 
 
@@ -435,7 +429,7 @@ def test_an_environment_that_pip_cannot_fill_is_one_line_and_nothing_is_measured
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
-    monkeypatch.setattr(bench, "measure", nothing)
+    monkeypatch.setattr(run, "measure", nothing)
     command = ["bench", "exchange", "--peers", "--peers-dir", str(tmp_path / "env"), "--mpiexec", " ".join(mpiexec)]
     assert main(command) == 2
     printed = capsys.readouterr()
@@ -451,4 +445,4 @@ def test_an_environment_that_pip_cannot_fill_is_one_line_and_nothing_is_measured
 def test_a_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"cannot be made in '.*file/env': .*Not a directory"):
-        bench_peers.environment(tmp_path / "file" / "env")
+        peer_programs.environment(tmp_path / "file" / "env")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from goco_mpi import bench, bench_training
-from goco_mpi.bench import Setup
-from goco_mpi.bench_training import CASES, OURS, SERIAL, TARGETS, Case
+from goco_mpi.bench import training
+from goco_mpi.bench.measuring import Setup
+from goco_mpi.bench.training import CASES, OURS, SERIAL, TARGETS, Case, Times
 from goco_mpi.config import parse_config
 from goco_mpi.errors import RunError
 from goco_mpi.experiment import lay_out
@@ -26,7 +26,7 @@ TINY = Case(
         "objective": {"kind": "least_squares", "l2": 0.0},
     },
     0.002,
-    {name: bench_training.LEAST_SQUARES.methods[name] for name in (OURS, "allreduce, cg", "gradient_coding, cg")},
+    {name: training.LEAST_SQUARES.methods[name] for name in (OURS, "allreduce, cg", "gradient_coding, cg")},
     {
         "undisturbed": (OURS, "allreduce, cg"),
         "one slow": (OURS, "allreduce, cg"),
@@ -41,15 +41,15 @@ def test_a_gradient_of_all_copies_lasts_as_many_times_as_long_and_the_slow_ranks
         runs = case.runs(situation)
         assert next(iter(runs)) == OURS
         for name, tables in runs.items():
-            layout = lay_out(parse_config(tables), bench.N_RANKS)
+            layout = lay_out(parse_config(tables), Setup.n_ranks)
             (copies,) = set(layout.placement.replication.tolist())
             usual = copies * case.copy_s
             assert copies == (1 if name.startswith(("allreduce", "dgd")) else 2)
             durations = [
-                {layout.stragglers.duration_s(rank, round_) for round_ in range(50)} for rank in range(bench.N_RANKS)
+                {layout.stragglers.duration_s(rank, round_) for round_ in range(50)} for rank in range(Setup.n_ranks)
             ]
             for rank, found in enumerate(durations):
-                slow = situation == "one slow" and rank == bench_training.SLOW
+                slow = situation == "one slow" and rank == training.SLOW
                 expected = {usual, 10 * usual} if situation == "delays" else {10 * usual if slow else usual}
                 assert sorted(found) == pytest.approx(sorted({0.0} if situation == "real" else expected))
 
@@ -61,18 +61,15 @@ class Canned:
     seconds: dict[str, float] = field(hash=False)
     salt: object = field(default_factory=object)
 
-    def on_ranks(self, *arguments: str) -> str:
-        options = json.loads(arguments[-1])
+    def call_on_ranks(self, function: str, **options: Any) -> Times:
         slow = 2.0 if options["slow"] else 1.0
-        return json.dumps(
-            {
-                name: [[0.5, slow * s, slow * s + 1.0] for s in (self.seconds[name], 3.0 * self.seconds[name], 9.0)]
-                for name in options["runs"]
-            }
-        )
+        return {
+            name: [[0.5, slow * s, slow * s + 1.0] for s in (self.seconds[name], 3.0 * self.seconds[name], 9.0)]
+            for name in options["runs"]
+        }
 
-    def alone(self, *arguments: str) -> str:
-        return json.dumps({"scipy L-BFGS": [[0.0, 7.0, 8.0]] * 3})
+    def found(self, command: list[str]) -> Times:
+        return {"scipy L-BFGS": [[0.0, 7.0, 8.0]] * 3}
 
 
 def test_figures_are_a_median_to_each_of_our_repeats_and_bounds_leave_setting_up_aside(
@@ -80,7 +77,7 @@ def test_figures_are_a_median_to_each_of_our_repeats_and_bounds_leave_setting_up
 ) -> None:
     monkeypatch.setitem(CASES, "tiny", TINY)
     setup = Canned({OURS: 1.0, "allreduce, cg": 4.0, "gradient_coding, cg": 5.0})
-    rows = {row.case: row for row in bench_training._rows(TINY, {"allreduce, cg": 5.0}, ("scipy L-BFGS",))}
+    rows = {row.case: row for row in training._rows(TINY, {"allreduce, cg": 5.0}, ("scipy L-BFGS",))}
 
     def samples(case: str) -> list[float]:
         return rows.pop(f"tiny{case}").sample(setup)
@@ -103,7 +100,7 @@ def test_figures_are_a_median_to_each_of_our_repeats_and_bounds_leave_setting_up
 def test_who_does_not_come_to_the_target_is_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CASES, "tiny", TINY)
     setup = Canned({OURS: 1.0, "allreduce, cg": math.inf, "gradient_coding, cg": 5.0})
-    row = bench_training._against("tiny", "one slow", "allreduce, cg", TARGETS[1])
+    row = training._against("tiny", "one slow", "allreduce, cg", TARGETS[1])
     with pytest.raises(RunError, match=r"allreduce, cg did not come to a gap of 1e-06 in its rounds"):
         row.sample(setup)
 
@@ -112,12 +109,11 @@ def test_a_small_problem_is_really_solved_by_all(
     mpiexec: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(CASES, "tiny", TINY)
-    monkeypatch.setattr(bench, "N_RANKS", 2)
-    monkeypatch.setattr(bench_training, "REPEATS", 1)
-    monkeypatch.setattr(bench_training, "SLOW", 1)
-    setup = Setup(tuple(mpiexec), tmp_path)
-    slowed = bench_training._measured("tiny", "one slow", setup)
-    real = bench_training._measured("tiny", "real", setup)
+    monkeypatch.setattr(training, "REPEATS", 1)
+    monkeypatch.setattr(training, "SLOW", 1)
+    setup = Setup(tuple(mpiexec), tmp_path, n_ranks=2)
+    slowed = training._measured("tiny", "one slow", setup)
+    real = training._measured("tiny", "real", setup)
     alone = {"scipy L-BFGS", "sklearn LinearRegression", "sklearn Ridge"}
     assert set(slowed) == {OURS, "allreduce, cg"}
     assert set(real) == {OURS, "gradient_coding, cg", *(SERIAL + name for name in alone)}

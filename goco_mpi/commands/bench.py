@@ -8,9 +8,11 @@ import shlex
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; return its exit code."""
-    from goco_mpi import bench, bench_peers
+    from goco_mpi.bench import peers
+    from goco_mpi.bench.measuring import Setup, default_mpiexec
+    from goco_mpi.bench.run import run as measure_and_print
 
-    mpiexec = shlex.split(options.mpiexec or bench.default_mpiexec())
-    setup = bench.Setup(tuple(mpiexec), options.peers_dir or bench_peers.default_dir())
-    bounds_hold = bench.run(options.names, setup, options.json, options.peers)
+    mpiexec = shlex.split(options.mpiexec or default_mpiexec())
+    setup = Setup(tuple(mpiexec), options.peers_dir or peers.default_dir())
+    bounds_hold = measure_and_print(options.names, setup, options.json, options.peers)
     return 1 if options.strict and not bounds_hold else 0

@@ -12,7 +12,7 @@ from goco_mpi.errors import RunError, check_range
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; return its exit code."""
-    from goco_mpi.bench import default_mpiexec
+    from goco_mpi.bench.measuring import default_mpiexec
     from goco_mpi.sweep import RESULTS, read_sweep
     from goco_mpi.sweep_member import write_member
     from goco_mpi.sweep_run import run_sweep

@@ -1,6 +1,6 @@
 """What `goco bench` measures on MPI; `goco_mpi.bench` starts it and turns samples into figures.
 
-Every function is collective, takes the options of one row of `goco_mpi.bench.MEMBERS`, and returns
+Every function is collective, takes the options of one row of `goco_mpi.bench.members`, and returns
 samples, not figures: one a repeat, good on rank 0. Ratios are of (ours, the raw limit) taken in one
 run, in turn, after a warm-up that is thrown away.
 """

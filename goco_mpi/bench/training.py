@@ -21,10 +21,11 @@ import functools
 import json
 import math
 import statistics
-from collections.abc import Callable, Hashable
+import sys
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
+from goco_mpi.bench.measuring import Member, Setup
 from goco_mpi.errors import RunError
 
 TARGETS = (1e-3, 1e-6)
@@ -197,26 +198,6 @@ Times = dict[str, list[list[float]]]
 """Of each method and repeat: seconds of setting up, and in the rounds to each target."""
 
 
-class Setup(Hashable, Protocol):
-    """How programs are started."""
-
-    def on_ranks(self, *arguments: str) -> str:
-        """Run this Python on all ranks, and return the last line that is printed."""
-
-    def alone(self, *arguments: str) -> str:
-        """Run this Python once, and return the last line that it prints."""
-
-
-class Row(NamedTuple):
-    """A figure: its case, what measures it (one sample a repeat), bound, whether that is an upper one, and unit."""
-
-    case: str
-    sample: Callable[[Setup], list[float]]
-    bound: float | None = None
-    at_most: bool = True
-    unit: str = "ratio"
-
-
 @functools.cache
 def _measured(case: str, situation: str, setup: Setup) -> Times:
     """Launch all runs of a situation once, in turn."""
@@ -227,10 +208,10 @@ def _measured(case: str, situation: str, setup: Setup) -> Times:
         "repeats": REPEATS,
         "once": ONCE,
     }
-    found: Times = json.loads(setup.on_ranks("-m", "goco_mpi", "bench-rank", "training", json.dumps(options)))
+    found: Times = setup.call_on_ranks("training", **options)
     if situation == "real":
         serial = {"tables": CASES[case].tables, "targets": TARGETS, "repeats": REPEATS}
-        alone: Times = json.loads(setup.alone("-m", "goco_mpi.bench_serial", json.dumps(serial)))
+        alone: Times = setup.found([sys.executable, "-m", "goco_mpi.bench.serial", json.dumps(serial)])
         found |= {SERIAL + name: times for name, times in alone.items()}
     return found
 
@@ -248,19 +229,19 @@ def _clock(whole: bool) -> str:
     return ", set-up too" if whole else ""
 
 
-def _slowed(case: str, target: float, bound: float | None) -> Row:
+def _slowed(case: str, target: float, bound: float | None) -> Member:
     """Return ours with one slow rank / undisturbed: what is set up before would only hide a loss."""
 
     def sample(setup: Setup) -> list[float]:
         undisturbed = statistics.median(_seconds(setup, case, "undisturbed", OURS, target))
         return [slowed / undisturbed for slowed in _seconds(setup, case, "one slow", OURS, target)]
 
-    return Row(f"{case}: ours, one slow / undisturbed, to {target:.0e}", sample, bound)
+    return Member("train", f"{case}: ours, one slow / undisturbed, to {target:.0e}", sample, bound)
 
 
 def _against(
     case: str, situation: str, rival: str, target: float, bound: float | None = None, whole: bool = False
-) -> Row:
+) -> Member:
     """Return a rival's time / ours."""
 
     def sample(setup: Setup) -> list[float]:
@@ -268,10 +249,12 @@ def _against(
         theirs = statistics.median(_seconds(setup, case, situation, rival, target, whole))
         return [theirs / our_s for our_s in ours]
 
-    return Row(f"{case}, {situation}: {rival} / ours, to {target:.0e}{_clock(whole)}", sample, bound, at_most=False)
+    return Member(
+        "train", f"{case}, {situation}: {rival} / ours, to {target:.0e}{_clock(whole)}", sample, bound, at_most=False
+    )
 
 
-def _price(case: str, target: float, bound: float | None, whole: bool) -> Row:
+def _price(case: str, target: float, bound: float | None, whole: bool) -> Member:
     """Return ours / the quicker of the accelerated allreduces, undisturbed."""
 
     def sample(setup: Setup) -> list[float]:
@@ -282,26 +265,27 @@ def _price(case: str, target: float, bound: float | None, whole: bool) -> Row:
         return [ours / min(accelerated) for ours in _seconds(setup, case, "undisturbed", OURS, target, whole)]
 
     what = f"{case}, undisturbed: ours / accelerated allreduce, to {target:.0e}{_clock(whole)}"
-    return Row(what, sample, bound)
+    return Member("train", what, sample, bound)
 
 
-def _ours(case: str, situation: str, target: float) -> Row:
+def _ours(case: str, situation: str, target: float) -> Member:
     def sample(setup: Setup) -> list[float]:
         return _seconds(setup, case, situation, OURS, target)
 
-    return Row(f"{case}, {situation}: ours, to {target:.0e}", sample, unit="s")
+    return Member("train", f"{case}, {situation}: ours, to {target:.0e}", sample, unit="s")
 
 
-def _set_up(case: str, situation: str) -> Row:
+def _set_up(case: str, situation: str) -> Member:
     """Return what ours takes before its rounds."""
-    return Row(
+    return Member(
+        "train",
         f"{case}, {situation}: ours, set-up",
         lambda setup: [times[0] for times in _measured(case, situation, setup)[OURS]],
         unit="s",
     )
 
 
-def _rows(case: Case, bounds: dict[str, float], alone: tuple[str, ...]) -> tuple[Row, ...]:
+def _rows(case: Case, bounds: dict[str, float], alone: tuple[str, ...]) -> tuple[Member, ...]:
     """Return the figures of a case: with bounds, where there are any, to every target, without to the last one."""
     name, rivals = case.name, {situation: methods[1:] for situation, methods in case.situations.items()}
     last = TARGETS[-1]
@@ -337,7 +321,7 @@ def _rows(case: Case, bounds: dict[str, float], alone: tuple[str, ...]) -> tuple
     )
 
 
-ROWS = (
+MEMBERS = (
     *_rows(
         LEAST_SQUARES,
         {

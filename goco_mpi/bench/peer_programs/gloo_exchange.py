@@ -1,4 +1,4 @@
-"""Neighbour exchange with torch.distributed's gloo backend; see `goco_mpi.bench_peers`.
+"""Neighbour exchange with torch.distributed's gloo backend; see `goco_mpi.bench.peers`.
 
 As its documentation says for point-to-point communication: isend and irecv to and from every
 neighbour on tensors that are made once, then wait for all. Started by torchrun.

@@ -1,6 +1,6 @@
 """The peers that ``goco bench --peers`` compares our exchange to, and the environment they run in.
 
-Their programs are the scripts of ``goco_mpi/peers``, which import nothing of ours. Each gets a list of
+Their programs are the scripts of ``goco_mpi/bench/peer_programs``, which import nothing of ours. Each gets a list of
 (neighbours of each rank, doubles, rounds) as JSON, goes through a tenth of the rounds as a warm-up and then
 through all of them, and prints the seconds a round of the slowest rank, for each case.
 """
@@ -95,7 +95,7 @@ def command(peer: str, python: Path, n_ranks: int) -> list[str]:
         graph = topology.build(kind, n_ranks)
         neighbors = [[int(j) for j in graph.neighbors(rank)] for rank in range(n_ranks)]
         cases.append((neighbors, n_params, rounds))
-    script = str(Path(__file__).with_name("peers") / f"{peer}_exchange.py")
+    script = str(Path(__file__).with_name("peer_programs") / f"{peer}_exchange.py")
     if peer == "gloo":
         launcher = [str(python), "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n_ranks)]
         return [*launcher, script, json.dumps(cases)]

@@ -1,4 +1,4 @@
-"""Neighbour exchange with disropt; see `goco_mpi.bench_peers`.
+"""Neighbour exchange with disropt; see `goco_mpi.bench.peers`.
 
 As its documentation says: `Agent.neighbors_exchange` sends an object to all out-neighbours and returns what
 the in-neighbours sent. Started by mpiexec.
