@@ -130,7 +130,9 @@ def parser() -> argparse.ArgumentParser:
     plan.set_defaults(command="plan")
 
     bench = commands.add_parser("bench", help="measure on this machine: against raw limits, promises and peers")
-    bench.add_argument("names", nargs="*", metavar="MEMBER", help="what to measure (default: everything but peers)")
+    bench.add_argument(
+        "names", nargs="*", metavar="MEMBER", help="what to measure (default: everything but peers and train-2gb)"
+    )
     bench.add_argument("--peers", action="store_true", help="also measure torch's gloo and disropt, installed once")
     bench.add_argument("--peers-dir", type=Path, metavar="DIR", help="where (default ~/.cache/goco_mpi/peers)")
     bench.add_argument("--mpiexec", metavar="COMMAND", help="launcher (default: the one beside this Python)")

@@ -19,7 +19,7 @@ import pytest
 from goco_mpi.bench import gradient, load, members, run, simulation
 from goco_mpi.bench import peers as peer_programs
 from goco_mpi.bench.measuring import Figure, Member, Setup, figure, measure
-from goco_mpi.bench.members import MEMBERS, on_ranks
+from goco_mpi.bench.members import MEMBERS, ON_REQUEST, on_ranks
 from goco_mpi.cli import main
 from goco_mpi.core import objectives
 from goco_mpi.core.events import NONE, Events
@@ -32,7 +32,19 @@ from goco_mpi.engine.freezing import Freeze, rounds_to_trust, seconds_lost
 from goco_mpi.errors import InputError, RunError
 
 KEYS = {"name", "case", "value", "unit", "bound", "ok", "median", "min", "max", "repeats"}
-NAMES = ["exchange", "isolation", "memory", "gradient", "load", "startup", "recovery", "simulate", "train", "peers"]
+NAMES = [
+    "exchange",
+    "isolation",
+    "memory",
+    "gradient",
+    "load",
+    "startup",
+    "recovery",
+    "simulate",
+    "train",
+    "train-2gb",
+    "peers",
+]
 
 
 @pytest.fixture
@@ -88,14 +100,19 @@ def test_a_table_shows_every_figure_and_its_unit_but_peers_only_on_request(
     assert not run.run([], setup, as_json=False)  # isolation of 0.5 misses its bound
     printed = capsys.readouterr().out
     for member in MEMBERS:
-        assert (member.case in printed) is (member.name != "peers"), member
+        assert (member.case in printed) is (member.name not in ON_REQUEST), member
         assert member.unit in printed
     assert "missed" in printed
 
 
 @pytest.mark.parametrize(
     ("names", "peers", "wanted"),
-    [([], True, set(NAMES)), (["exchange"], True, {"exchange", "peers"}), (["peers"], False, {"peers"})],
+    [
+        ([], True, set(NAMES) - {"train-2gb"}),
+        (["train-2gb"], False, {"train-2gb"}),
+        (["exchange"], True, {"exchange", "peers"}),
+        (["peers"], False, {"peers"}),
+    ],
 )
 def test_peers_are_measured_beside_what_is_named(
     names: list[str], peers: bool, wanted: set[str], setup: Setup, monkeypatch: pytest.MonkeyPatch

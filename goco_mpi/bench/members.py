@@ -192,4 +192,5 @@ MEMBERS = (
         for case in peers.CASES
     ),
 )
-"""Those named ``peers`` are measured only where they are asked for: they need an environment of their own."""
+ON_REQUEST = {"peers", "train-2gb"}
+"""Measured only where asked for: peers need an environment of their own, 2 GB take minutes and 8 GB of memory."""

@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from goco_mpi.bench import peers as peer_programs
 from goco_mpi.bench.measuring import Figure, Member, Setup, measure
-from goco_mpi.bench.members import MEMBERS
+from goco_mpi.bench.members import MEMBERS, ON_REQUEST
 from goco_mpi.errors import InputError
 
 WIDTH = 180
@@ -17,7 +17,7 @@ WIDTH = 180
 
 
 def run(names: Sequence[str], setup: Setup, as_json: bool, peers: bool = False) -> bool:
-    """Measure and print the members of ``names`` (all but peers, if empty), and ``peers`` beside them.
+    """Measure and print the members of ``names`` (all but those on request, if empty), and ``peers`` beside them.
 
     Returns
     -------
@@ -33,7 +33,7 @@ def run(names: Sequence[str], setup: Setup, as_json: bool, peers: bool = False) 
     unknown = set(names) - set(known)
     if unknown:
         raise InputError(f"There is no bench member {min(unknown)!r}. Known: {', '.join(known)}.")
-    wanted = set(names) or set(known) - {"peers"}
+    wanted = set(names) or set(known) - ON_REQUEST
     if peers:
         wanted.add("peers")
     if "peers" in wanted:

@@ -109,7 +109,7 @@ class Rivals:
         return time.perf_counter() - start, np.ravel(model.coef_)
 
     def all(self) -> dict[str, Callable[[], list[float]]]:
-        """Return those that solve this problem, by name."""
+        """Return those that solve such a problem, by name."""
         if self._objective.quadratic:
             return {
                 "scipy L-BFGS": self.scipy_lbfgs,
@@ -120,8 +120,9 @@ class Rivals:
 
 
 def main(options: dict[str, Any]) -> None:
-    """Measure all, in turn, after one of each that is thrown away."""
-    rivals = Rivals(load_problem(parse_config(options["tables"])), options["targets"]).all()
+    """Measure those that are named, in turn, after one of each that is thrown away."""
+    known = Rivals(load_problem(parse_config(options["tables"])), options["targets"]).all()
+    rivals = {name: known[name] for name in options["names"]}
     for measure in rivals.values():
         measure()
     found: dict[str, list[list[float]]] = {name: [] for name in rivals}

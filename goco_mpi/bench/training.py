@@ -22,15 +22,13 @@ import json
 import math
 import statistics
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from goco_mpi.bench.measuring import Member, Setup
 from goco_mpi.errors import RunError
 
 TARGETS = (1e-3, 1e-6)
-REPEATS = 3
-"""In turn: slow ranks and steps that are given leave little to chance, and an allreduce with a slow rank takes long."""
 SLOW, FACTOR = 3, 10.0
 DELAYED = 0.3
 OURS = "table_newton"
@@ -53,6 +51,10 @@ class Case:
         Rounds that are enough, and the tables of an experiment.
     situations : dict of str to tuple of str
         Which methods go through it.
+    alone : tuple of str
+        Which of `goco_mpi.bench.serial` solve it, too.
+    repeats : int
+        Of all, in turn.
     """
 
     name: str
@@ -60,6 +62,8 @@ class Case:
     copy_s: float
     methods: dict[str, tuple[int, Tables]]
     situations: dict[str, tuple[str, ...]]
+    alone: tuple[str, ...]
+    repeats: int = 3  # slow ranks and steps that are given leave little to chance, and an allreduce takes long
 
     def runs(self, situation: str) -> dict[str, Tables]:
         """Return the experiments of a situation."""
@@ -158,6 +162,7 @@ LEAST_SQUARES = Case(
         "delays": (OURS, "allreduce, nesterov", "allreduce, lbfgs", "gradient_coding, cg"),
         "real": (OURS, "allreduce, lbfgs", "gradient_coding, cg"),
     },
+    ("scipy L-BFGS", "sklearn LinearRegression", "sklearn Ridge"),
 )
 
 A9A_LIKE = Case(
@@ -188,9 +193,30 @@ A9A_LIKE = Case(
         "delays": (OURS, "allreduce, lbfgs", "gradient_coding, lbfgs"),
         "real": (OURS, "allreduce, lbfgs"),
     },
+    ("scipy L-BFGS", "sklearn LogisticRegression"),
 )
 
-CASES = {case.name: case for case in (LEAST_SQUARES, A9A_LIKE)}
+TWO_GB = Case(
+    "2 GB",
+    {
+        **LEAST_SQUARES.tables,
+        "data": {**LEAST_SQUARES.tables["data"], "n_samples": 500_000, "condition_number": 10.0},
+    },
+    0.25,  # an eighth of 2 GB takes a core about a tenth of it
+    {
+        OURS: (6, _TABLE_NEWTON),
+        "allreduce, lbfgs": (14, _allreduce("lbfgs")),
+        CONSTANT_STEP: (40, _WAITING),
+    },
+    {
+        **dict.fromkeys(("undisturbed", "one slow", "delays"), (OURS, "allreduce, lbfgs", CONSTANT_STEP)),
+        "real": (OURS, "allreduce, lbfgs"),
+    },
+    ("scipy L-BFGS", "sklearn Ridge"),
+    repeats=1,
+)
+
+CASES = {case.name: case for case in (LEAST_SQUARES, A9A_LIKE, TWO_GB)}
 SERIAL = "one process: "
 """What the names of those begin with that run without MPI."""
 
@@ -205,12 +231,13 @@ def _measured(case: str, situation: str, setup: Setup) -> Times:
         "runs": CASES[case].runs(situation),
         "targets": TARGETS,
         "slow": [SLOW] if situation == "one slow" else [],
-        "repeats": REPEATS,
+        "repeats": CASES[case].repeats,
         "once": ONCE,
     }
     found: Times = setup.call_on_ranks("training", **options)
     if situation == "real":
-        serial = {"tables": CASES[case].tables, "targets": TARGETS, "repeats": REPEATS}
+        tables, alone_, repeats = CASES[case].tables, CASES[case].alone, CASES[case].repeats
+        serial = {"tables": tables, "targets": TARGETS, "names": alone_, "repeats": repeats}
         alone: Times = setup.found([sys.executable, "-m", "goco_mpi.bench.serial", json.dumps(serial)])
         found |= {SERIAL + name: times for name, times in alone.items()}
     return found
@@ -285,7 +312,7 @@ def _set_up(case: str, situation: str) -> Member:
     )
 
 
-def _rows(case: Case, bounds: dict[str, float], alone: tuple[str, ...]) -> tuple[Member, ...]:
+def _rows(case: Case, bounds: dict[str, float]) -> tuple[Member, ...]:
     """Return the figures of a case: with bounds, where there are any, to every target, without to the last one."""
     name, rivals = case.name, {situation: methods[1:] for situation, methods in case.situations.items()}
     last = TARGETS[-1]
@@ -313,12 +340,26 @@ def _rows(case: Case, bounds: dict[str, float], alone: tuple[str, ...]) -> tuple
         ),
         *(
             _against(name, "real", rival, last, whole=True)
-            for rival in (*rivals["real"], *(SERIAL + who for who in alone))
+            for rival in (*rivals["real"], *(SERIAL + who for who in case.alone))
         ),
         *(_ours(name, situation, last) for situation in case.situations),
         _set_up(name, "undisturbed"),
         _set_up(name, "real"),
     )
+
+
+def _first_target(case: Case, name: str) -> tuple[Member, ...]:
+    """Return the figures to the first target, as a member of a name of its own."""
+    target, members = TARGETS[0], [_slowed(case.name, TARGETS[0], None)]
+    for situation, (_, *rivals) in case.situations.items():
+        members.append(_ours(case.name, situation, target))
+        alone = [SERIAL + who for who in case.alone if situation == "real"]
+        for rival in (*rivals, *alone):
+            members.append(_against(case.name, situation, rival, target, whole=situation == "real"))
+        if "allreduce, lbfgs" in rivals and situation != "real":
+            members.append(_against(case.name, situation, "allreduce, lbfgs", target, whole=True))
+        members.append(_set_up(case.name, situation))
+    return tuple(replace(member, name=name) for member in members)
 
 
 MEMBERS = (
@@ -333,7 +374,7 @@ MEMBERS = (
             "gradient_coding, nesterov": 1.0,
             "gradient_coding, cg": 1.0,
         },
-        ("scipy L-BFGS", "sklearn LinearRegression", "sklearn Ridge"),
     ),
-    *_rows(A9A_LIKE, {}, ("scipy L-BFGS", "sklearn LogisticRegression")),
+    *_rows(A9A_LIKE, {}),
+    *_first_target(TWO_GB, "train-2gb"),
 )
