@@ -56,7 +56,7 @@ class Outcome:
     events : sequence of ndarray of int32, optional
         Each rank's table of `goco_mpi.core.events`.
     timeline : sequence of ndarray, optional
-        Each rank's times, shape (n_steps, 3 + 2 degree): see `goco_mpi.timeline`.
+        Each rank's times, shape (n_steps, 3 + 2 degree): see `goco_mpi.reporting.timeline`.
     momentum : float, optional
         Of accelerated descent, where the curvatures of the loss told it.
     deaths : sequence of Death

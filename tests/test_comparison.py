@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from goco_mpi import comparison, figures
 from goco_mpi.cli import main
-from goco_mpi.comparison import Variant, best, cost_to, measure, median_cost, read_variants
 from goco_mpi.errors import InputError
 from goco_mpi.record import HISTORY
-from goco_mpi.sweep import read_sweep
-from goco_mpi.sweep_run import run_sweep
+from goco_mpi.reporting import comparison, figures
+from goco_mpi.reporting.comparison import Variant, best, cost_to, measure, median_cost, read_variants
+from goco_mpi.sweeps.file import read_sweep
+from goco_mpi.sweeps.running import run_sweep
 
 NAN, INF = math.nan, math.inf
 

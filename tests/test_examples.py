@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from goco_mpi.record import HISTORY
-from goco_mpi.sweep import read_sweep
+from goco_mpi.sweeps.file import read_sweep
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

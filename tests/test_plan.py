@@ -12,8 +12,8 @@ from goco_mpi.core import survival
 from goco_mpi.errors import InputError
 from goco_mpi.experiment import lay_out
 from goco_mpi.outcome import Outcome
-from goco_mpi.plan import Candidate, Choice, Plan, describe, to_json, words
-from goco_mpi.planner import ALIKE, Planner
+from goco_mpi.planning.plan import Candidate, Choice, Plan, describe, to_json, words
+from goco_mpi.planning.planner import ALIKE, Planner
 from goco_mpi.problem import load_problem
 from goco_mpi.record import read_run, write_run
 from goco_mpi.timed import simulate_in_time

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from goco_mpi import report
 from goco_mpi.errors import InputError
 from goco_mpi.record import RunRecord
+from goco_mpi.reporting import table
 
 NAN = float("nan")
 
@@ -51,25 +51,25 @@ def record(
     [(2.0, 0.0, 0), (0.4, 1.0, 10), (0.399, 2.0, 20), (0.01, 4.0, 30), (0.005, 4.0, 30), (0.004, None, None)],
 )
 def test_time_and_rounds_to_a_gap(gap: float, seconds: float | None, rounds: int | None) -> None:
-    assert report.time_to_gap(record(), gap) == seconds
-    assert report.rounds_to_gap(record(), gap) == rounds
+    assert table.time_to_gap(record(), gap) == seconds
+    assert table.rounds_to_gap(record(), gap) == rounds
 
 
 def test_the_first_time_counts_though_the_gap_opens_again() -> None:
-    assert report.time_to_gap(record(suboptimality=[1.0, 0.005, 0.5, 0.004]), 0.01) == 1.0
+    assert table.time_to_gap(record(suboptimality=[1.0, 0.005, 0.5, 0.004]), 0.01) == 1.0
 
 
 def test_an_unknown_optimum_is_never_reached() -> None:
     unknown = record(suboptimality=[NAN] * 4)
-    assert report.time_to_gap(unknown, 0.5) is None
-    assert report.rounds_to_gap(unknown, 0.5) is None
+    assert table.time_to_gap(unknown, 0.5) is None
+    assert table.rounds_to_gap(unknown, 0.5) is None
 
 
 def test_rates_are_of_the_median_rank() -> None:
     # One slow rank of five changes nothing.
     ranks = [(100.0, 2.0, 0.2)] * 4 + [(3.0, 2.0, 1.9)]
-    assert report.round_rate(record(ranks=ranks)) == 50.0
-    assert report.waiting_share(record(ranks=ranks)) == pytest.approx(0.1)
+    assert table.round_rate(record(ranks=ranks)) == 50.0
+    assert table.waiting_share(record(ranks=ranks)) == pytest.approx(0.1)
 
 
 def test_the_table_compares_with_the_first(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +79,7 @@ def test_the_table_compares_with_the_first(capsys: pytest.CaptureFixture[str], m
         record("twice_as_long", wall_s=[0.0, 2.0, 4.0, 8.0]),
         record("never", suboptimality=[1.0, 0.9, 0.8, 0.7], test_accuracy=None),
     ]
-    report.print_table(runs, record("undisturbed", ranks=[(60.0, 4.0, 0.0)] * 4), 0.01)
+    table.print_table(runs, record("undisturbed", ranks=[(60.0, 4.0, 0.0)] * 4), 0.01)
     text = capsys.readouterr().out
     lines = {line.split("│")[1].strip(): line.split("│")[2:-1] for line in text.splitlines() if "│" in line}
     cells = {name: [cell.strip() for cell in row] for name, row in lines.items()}
@@ -91,7 +91,7 @@ def test_the_table_compares_with_the_first(capsys: pytest.CaptureFixture[str], m
 
 
 def test_a_run_that_is_there_at_once_does_not_divide_by_zero(capsys: pytest.CaptureFixture[str]) -> None:
-    report.print_table([record(), record()], None, gap=2.0)
+    table.print_table([record(), record()], None, gap=2.0)
     assert "0.00 s" in capsys.readouterr().out
 
 
@@ -101,7 +101,7 @@ def test_names_of_runs_are_whole_where_there_is_no_terminal(
     # In a log or a pipe there is no width to fit into, and cut names tell runs apart no more.
     monkeypatch.delenv("COLUMNS", raising=False)
     names = ["uncoded_with_replication_two", "uncoded_with_replication_three"]
-    report.print_table([record(name) for name in names], None, 0.01)
+    table.print_table([record(name) for name in names], None, 0.01)
     text = capsys.readouterr().out
     for name in names:
         assert name.replace("_", " ") in text
@@ -112,7 +112,7 @@ def test_a_simulation_is_refused_wherever_it_stands() -> None:
     simulated.run["result"]["wall_s"] = None
     for runs, reference in (([simulated], None), ([record(), simulated], None), ([record()], simulated)):
         with pytest.raises(InputError, match=r"in_silico.*simulation"):
-            report.print_table(runs, reference, 0.01)
+            table.print_table(runs, reference, 0.01)
 
 
 @pytest.mark.parametrize("known", [True, False])
@@ -120,7 +120,7 @@ def test_a_picture_with_and_without_a_known_optimum(tmp_path: Path, known: bool)
     pytest.importorskip("matplotlib")
     second = record("second", suboptimality=None if known else [NAN] * 4)
     path = tmp_path / "new" / "loss.png"
-    report.draw([record(), second], 0.01, path)
+    table.draw([record(), second], 0.01, path)
     assert path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
@@ -128,11 +128,11 @@ def test_a_picture_that_cannot_be_written(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="--png"):
-        report.draw([record()], 0.01, tmp_path / "file" / "loss.png")
+        table.draw([record()], 0.01, tmp_path / "file" / "loss.png")
 
 
 def test_without_matplotlib_the_way_out_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(InputError, match=r"goco-mpi\[report\]"):
-        report.draw([record()], 0.01, tmp_path / "loss.png")
+        table.draw([record()], 0.01, tmp_path / "loss.png")
     assert not (tmp_path / "loss.png").exists()

@@ -19,8 +19,8 @@ from goco_mpi.config import parse_config
 from goco_mpi.errors import InputError, RunError
 from goco_mpi.record import HISTORY, read_run
 from goco_mpi.simulation import simulate_experiment
-from goco_mpi.sweep import Sweep, read_sweep
-from goco_mpi.sweep_run import run_sweep
+from goco_mpi.sweeps.file import Sweep, read_sweep
+from goco_mpi.sweeps.running import run_sweep
 
 TIMEOUT_S = 120
 """Bound on a hanging process; these take a few seconds."""

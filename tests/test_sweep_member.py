@@ -9,7 +9,7 @@ import pytest
 
 from goco_mpi.cli import main
 from goco_mpi.config import read_config
-from goco_mpi.sweep import read_sweep
+from goco_mpi.sweeps.file import read_sweep
 
 SWEEP = """\
 workers = 4

@@ -16,7 +16,7 @@ import pytest
 from goco_mpi.cli import main
 from goco_mpi.core.events import NONE
 from goco_mpi.record import read_run, read_tables
-from goco_mpi.timeline import trace
+from goco_mpi.reporting.timeline import trace
 
 N_RANKS, ROUNDS, SLOW = 4, 40, 2
 NEIGHBORS = {rank: sorted({(rank - 1) % N_RANKS, (rank + 1) % N_RANKS}) for rank in range(N_RANKS)}

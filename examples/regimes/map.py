@@ -14,8 +14,8 @@ import math
 import sys
 from pathlib import Path
 
-from goco_mpi.comparison import Variant, best, median_cost, read_variants
 from goco_mpi.errors import GocoError, InputError
+from goco_mpi.reporting.comparison import Variant, best, median_cost, read_variants
 
 SHARDS, WORKERS = 100, 20
 OVERHEADS = [0, 1, 3, 10, 30, 100]

@@ -89,7 +89,7 @@ def _member_runs(options: argparse.Namespace, out: str) -> tuple[list[Run], int]
     """Return the run of a job array's element, and how many elements there are."""
     from goco_mpi.experiment import lay_out
     from goco_mpi.jobscripts.job import Run
-    from goco_mpi.sweep import read_sweep
+    from goco_mpi.sweeps.file import read_sweep
 
     if options.set or options.scaling:
         raise InputError("--array runs the members of a sweep as its file has them. Leave out --set and --scaling.")

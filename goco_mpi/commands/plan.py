@@ -10,10 +10,10 @@ from goco_mpi.errors import InputError
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; return its exit code."""
-    from goco_mpi import plan
     from goco_mpi.calibration import calibrate
     from goco_mpi.config import read_config
-    from goco_mpi.planner import Planner
+    from goco_mpi.planning import plan
+    from goco_mpi.planning.planner import Planner
     from goco_mpi.record import read_run
 
     def progress(words: str) -> None:

@@ -9,9 +9,9 @@ from goco_mpi.errors import InputError
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; return its exit code."""
-    from goco_mpi import report, timeline
     from goco_mpi.record import read_run
-    from goco_mpi.sweep import RESULTS
+    from goco_mpi.reporting import table, timeline
+    from goco_mpi.sweeps.file import RESULTS
 
     of_runs = options.reference or options.png or options.timeline or options.html
     of_sweeps = any((path / RESULTS).exists() or (path / "runs").is_dir() for path in options.runs)
@@ -28,9 +28,9 @@ def run(options: argparse.Namespace) -> int:
         if any(run.run["result"]["wall_s"] is None for run in runs):
             return 0  # the table is of seconds
     reference = read_run(options.reference) if options.reference else None
-    report.print_table(runs, reference, options.gap)
+    table.print_table(runs, reference, options.gap)
     if options.png:
-        report.draw(runs, options.gap, options.png)
+        table.draw(runs, options.gap, options.png)
         print(f"picture in {options.png}")
     if options.timeline:
         timeline.write(runs[0], options.timeline)
@@ -48,7 +48,7 @@ def _write_page(options: argparse.Namespace) -> None:
 
 def _compare(options: argparse.Namespace) -> int:
     """Report what variants need to targets, each over its seeds."""
-    from goco_mpi import comparison, figures
+    from goco_mpi.reporting import comparison, figures
 
     targets = list(comparison.TARGETS)
     if options.targets:

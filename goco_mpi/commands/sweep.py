@@ -13,9 +13,9 @@ from goco_mpi.errors import RunError, check_range
 def run(options: argparse.Namespace) -> int:
     """Run the command; return its exit code."""
     from goco_mpi.bench.measuring import default_mpiexec
-    from goco_mpi.sweep import RESULTS, read_sweep
-    from goco_mpi.sweep_member import write_member
-    from goco_mpi.sweep_run import run_sweep
+    from goco_mpi.sweeps.file import RESULTS, read_sweep
+    from goco_mpi.sweeps.member import write_member
+    from goco_mpi.sweeps.running import run_sweep
 
     jobs = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if options.jobs is not None:

@@ -12,14 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from goco_mpi import report
 from goco_mpi.config import flat, parse_config, to_dict
 from goco_mpi.core import gossip, mixing
 from goco_mpi.core.events import Events
 from goco_mpi.errors import InputError
 from goco_mpi.experiment import Layout, lay_out
 from goco_mpi.record import RunRecord, read_run, read_tables
-from goco_mpi.reporting import activity, ages
+from goco_mpi.reporting import activity, ages, table
 from goco_mpi.reporting.activity import Activity
 from goco_mpi.reporting.findings import SLOW, Facts
 from goco_mpi.schema import RunConfig
@@ -53,7 +52,7 @@ class Account:
     @property
     def name(self) -> str:
         """What the run is called."""
-        return report.label(self.record)
+        return table.label(self.record)
 
     @property
     def path(self) -> Path:
@@ -118,7 +117,7 @@ class Account:
         tables = self._tables("events")
         if tables is None or "layout" in self.missing:
             return None
-        return [Events(table, len(sources)) for table, sources in zip(tables, self.neighbors, strict=True)]
+        return [Events(rows, len(sources)) for rows, sources in zip(tables, self.neighbors, strict=True)]
 
     @cached_property
     def timeline(self) -> list[Array] | None:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from goco_mpi.core.events import NONE, Events
-from goco_mpi.timeline import MIXED, OFFERED, WAITED
+from goco_mpi.reporting.timeline import MIXED, OFFERED, WAITED
 
 Array = NDArray[np.float64]
 
@@ -74,7 +74,7 @@ def by_time(
     Parameters
     ----------
     times : sequence of ndarray of shape (n_steps, 3 + 2 degree)
-        Each rank's timeline (`goco_mpi.timeline`).
+        Each rank's timeline (`goco_mpi.reporting.timeline`).
     events : sequence of Events
     neighbors : sequence of sequence of int
     found_ages : sequence of ndarray

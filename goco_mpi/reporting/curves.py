@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from goco_mpi.figures import AGAINST, FLOOR
 from goco_mpi.reporting.account import Account
+from goco_mpi.reporting.figures import AGAINST, FLOOR
 from goco_mpi.reporting.svg import draw, style
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def known(run: Account, column: str) -> bool:
 
 
 def progress(runs: Sequence[Account], against: str) -> str:
-    """Return loss or suboptimality against a cost (a key of `goco_mpi.figures.AGAINST`), of the runs that know it."""
+    """Return loss or suboptimality against a cost (a key of `figures.AGAINST`), of the runs that know it."""
     column = measure(runs)
     title, unit = AGAINST[against]
 

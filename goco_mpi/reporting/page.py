@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from goco_mpi import __version__, report
+from goco_mpi import __version__
 from goco_mpi.errors import InputError
 from goco_mpi.record import ASKED_TO_STOP
-from goco_mpi.reporting import sections
+from goco_mpi.reporting import sections, table
 from goco_mpi.reporting.account import Account, changed_keys
 from goco_mpi.reporting.findings import find
 from goco_mpi.reporting.svg import need_matplotlib, style
@@ -141,7 +141,7 @@ def _summary(run: Account, gap: float) -> list[str]:
     """Return a run's row of the first table, in the order of its template's columns."""
     result, record = run.result, run.record
     facts = run.facts()
-    rounds, seconds = report.rounds_to_gap(record, gap), report.time_to_gap(record, gap)
+    rounds, seconds = table.rounds_to_gap(record, gap), table.time_to_gap(record, gap)
     known = run.measure == "suboptimality"
     return [
         str(run.n_ranks),

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from goco_mpi.figures import AGAINST
 from goco_mpi.reporting import curves, pictures
 from goco_mpi.reporting.account import Account
 from goco_mpi.reporting.activity import SLOW, State
+from goco_mpi.reporting.figures import AGAINST
 from goco_mpi.reporting.svg import WIDTH
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from goco_mpi.errors import InputError
-from goco_mpi.figures import COLORS, STYLES
+from goco_mpi.reporting.figures import COLORS, STYLES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -11,7 +11,7 @@ from pathlib import Path
 import jobs
 import pytest
 
-from goco_mpi.sweep import read_sweep
+from goco_mpi.sweeps.file import read_sweep
 
 pytestmark = pytest.mark.cluster
 

@@ -16,7 +16,7 @@ from rank import BEGUN
 
 from goco_mpi.core.events import NONE
 from goco_mpi.record import RunRecord, read_run, read_tables
-from goco_mpi.timeline import MIXED
+from goco_mpi.reporting.timeline import MIXED
 
 START_LIMIT_S = 120.0
 END_LIMIT_S = 120.0

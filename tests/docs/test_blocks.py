@@ -28,7 +28,7 @@ from goco_mpi import cli
 from goco_mpi.config import parse_config, refuse_unknown_keys
 from goco_mpi.errors import InputError
 from goco_mpi.schema import RunConfig
-from goco_mpi.sweep import read_sweep
+from goco_mpi.sweeps.file import read_sweep
 
 LIMIT_S = 300
 EXPERIMENT = """\

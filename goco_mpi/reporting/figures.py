@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from goco_mpi.comparison import History, Variant, measure, relative
 from goco_mpi.errors import InputError
+from goco_mpi.reporting.comparison import History, Variant, measure, relative
 
 Array = NDArray[np.float64]
 

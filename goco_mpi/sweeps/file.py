@@ -16,7 +16,7 @@
     data.heterogeneity = [0.0, 1.0]
     seed = [0, 1, 2, 3, 4]
 
-Running them is `goco_mpi.sweep_run`.
+Running them is `goco_mpi.sweeps.running`.
 """
 
 from __future__ import annotations

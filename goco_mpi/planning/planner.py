@@ -17,7 +17,7 @@ from goco_mpi.core.gossip import HEADER
 from goco_mpi.core.methods import method_of
 from goco_mpi.errors import InputError, RunError, check_range
 from goco_mpi.experiment import lay_out
-from goco_mpi.plan import Candidate, Choice, Plan, describe
+from goco_mpi.planning.plan import Candidate, Choice, Plan, describe
 from goco_mpi.problem import load_problem
 from goco_mpi.schema import RunConfig
 from goco_mpi.timed import cost_model, simulate_in_time

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from goco_mpi.errors import InputError
 from goco_mpi.record import HISTORY, RunRecord, read_run
-from goco_mpi.sweep import DONE, FAILED, OWN_COLUMNS, RESULTS
+from goco_mpi.sweeps.file import DONE, FAILED, OWN_COLUMNS, RESULTS
 
 Array = NDArray[np.float64]
 History = Mapping[str, Array]

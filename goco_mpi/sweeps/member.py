@@ -10,7 +10,7 @@ from typing import Any
 from goco_mpi.config import to_dict
 from goco_mpi.errors import InputError, RunError, check_range
 from goco_mpi.schema import RunConfig
-from goco_mpi.sweep import Member, Sweep
+from goco_mpi.sweeps.file import Member, Sweep
 
 
 def write_member(sweep: Sweep, out: Path, place: int) -> str:

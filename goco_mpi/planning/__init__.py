@@ -1,0 +1,1 @@
+"""What ``goco plan`` advises, and the search behind it."""

@@ -1,0 +1,1 @@
+"""A sweep file, its members, and how they are run."""
