@@ -29,7 +29,7 @@ endif
 LIMIT := $(shell command -v timeout >/dev/null && echo "timeout --kill-after=20 600")
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-serial test-mpi test-cluster test-torch test-large jobscripts soak lint type docs package ci ci-mpich ci-others bench paper regimes plan faults clean
+.PHONY: help setup run test test-serial test-mpi test-cluster test-torch test-large jobscripts soak lint type docs package coverage ci ci-mpich ci-others bench paper regimes plan faults clean
 
 help:  ## list the targets
 	@grep -hE '^[a-zA-Z%-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -111,6 +111,14 @@ docs: $(READY)  ## build the site into site/, strictly: every link, every page i
 package: $(READY)  ## build source distribution and wheel, check both, install in an empty environment, train on 4 ranks
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[package]'
 	$(BIN)/python tests/wheel.py
+
+coverage: $(READY)  ## how much of the package the tests go through: 90 %, of its core 97 %, or it fails
+	$(BIN)/coverage erase
+	$(subst -m pytest,-m coverage run -m pytest,$(PYTEST)) -q -n auto -m "not mpi" --goco-mpiexec='$(MPIEXEC)'
+	$(LIMIT) $(MPIEXEC) -n 3 env $(subst -m pytest,-m coverage run -m pytest,$(PYTEST)) --only-mpi -q tests/engine
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --skip-covered --show-missing --fail-under=90
+	$(BIN)/coverage report --include='goco_mpi/core/*' --skip-covered --show-missing --fail-under=97
 
 bench: $(READY)  ## measure: against raw limits, promises and peers, in the same run
 	$(BIN)/goco bench --peers --mpiexec '$(MPIEXEC)'
