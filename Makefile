@@ -39,8 +39,10 @@ $(READY): setup.cfg setup.py pyproject.toml Makefile $(wildcard goco_mpi/core/ob
 	@echo "setting up $(VENV) (once) ..."
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile --editable '.[$(extras)]'
-# Of all that was installed what runs need is compiled, once, before many ranks would each do it.
-	@$(BIN)/python -c 'import goco_mpi.experiment, goco_mpi.record, goco_mpi.progress, networkx, rich.progress, scipy.sparse.linalg, sklearn.datasets'
+# Of all that was installed what runs need is compiled, once, before many ranks would each do it: in a shell that
+# writes no bytecode every rank would, at every start, and keep some MiB of what that takes.
+	@$(BIN)/python -m compileall -q goco_mpi
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -c 'import mpi4py, numpy.ma, goco_mpi.experiment, goco_mpi.record, goco_mpi.progress, networkx, rich.progress, scipy.sparse.linalg, sklearn.datasets'
 	@touch $@
 
 setup: $(READY)  ## create .venv with goco, an MPI and all tools
