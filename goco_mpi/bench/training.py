@@ -186,10 +186,11 @@ A9A_LIKE = Case(
         "allreduce, nesterov": (120, _allreduce("nesterov")),
         "allreduce, lbfgs": (40, _allreduce("lbfgs")),
         "gradient_coding, lbfgs": (40, _gradient_coding("lbfgs")),
+        CONSTANT_STEP: (420, _WAITING),
     },
     {
         "undisturbed": (OURS, "allreduce, nesterov", "allreduce, lbfgs", "gradient_coding, lbfgs"),
-        "one slow": (OURS, "allreduce, nesterov", "allreduce, lbfgs", "gradient_coding, lbfgs"),
+        "one slow": (OURS, "allreduce, nesterov", "allreduce, lbfgs", "gradient_coding, lbfgs", CONSTANT_STEP),
         "delays": (OURS, "allreduce, lbfgs", "gradient_coding, lbfgs"),
         "real": (OURS, "allreduce, lbfgs"),
     },
@@ -204,9 +205,9 @@ TWO_GB = Case(
     },
     0.25,  # an eighth of 2 GB takes a core about a tenth of it
     {
-        OURS: (6, _TABLE_NEWTON),
-        "allreduce, lbfgs": (14, _allreduce("lbfgs")),
-        CONSTANT_STEP: (40, _WAITING),
+        OURS: (4, _TABLE_NEWTON),
+        "allreduce, lbfgs": (10, _allreduce("lbfgs")),
+        CONSTANT_STEP: (30, _WAITING),
     },
     {
         **dict.fromkeys(("undisturbed", "one slow", "delays"), (OURS, "allreduce, lbfgs", CONSTANT_STEP)),
