@@ -11,6 +11,7 @@ from goco_mpi.config import parse_config
 from goco_mpi.core import mixing, topology
 from goco_mpi.core.costs import CostModel
 from goco_mpi.core.discrete_event import Network, Pacing, run_allreduce
+from goco_mpi.core.discrete_event.task import Task
 from goco_mpi.core.gossip import Mixing
 from goco_mpi.core.methods import METHODS, Place
 from goco_mpi.core.objectives import LeastSquares, WeightedRows
@@ -332,3 +333,11 @@ def test_allreduce_never_ends_where_a_worker_never_finishes():
     )
     assert run.wall_s == INF
     assert run.last_round == 0
+
+
+@given(st.floats(0.0, 1e6), st.floats(0.0, 10.0), st.floats(0.0, 10.0))
+def test_work_that_is_done_ends_now_and_never_before(began_s, needs_s, waited_s):
+    task = Task(began_s, needs_s, 0.0)
+    task.pause(task.resume(began_s))
+    now = began_s + needs_s + waited_s
+    assert task.resume(now) >= now

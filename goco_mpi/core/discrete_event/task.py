@@ -38,7 +38,9 @@ class Task:
 
     def ends_s(self, now: float) -> float:
         """Return the time at which it ends if it is gone on with now."""
-        return max(now + self._needs_s - self._worked_s, self.began_s + self._lasts_s)
+        return max(
+            now + (self._needs_s - self._worked_s), self.began_s + self._lasts_s
+        )  # in this order never before now
 
     def pause(self, now: float) -> None:
         """Stop computing."""
