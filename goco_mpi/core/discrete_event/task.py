@@ -38,9 +38,8 @@ class Task:
 
     def ends_s(self, now: float) -> float:
         """Return the time at which it ends if it is gone on with now."""
-        return max(
-            now + (self._needs_s - self._worked_s), self.began_s + self._lasts_s
-        )  # in this order never before now
+        # In this order: rounding must not put it before now.
+        return max(now + (self._needs_s - self._worked_s), self.began_s + self._lasts_s)
 
     def pause(self, now: float) -> None:
         """Stop computing."""
