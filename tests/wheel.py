@@ -18,7 +18,14 @@ import zipfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-IN_WHEEL = ("goco_mpi/py.typed", "goco_mpi/jobscripts/slurm.py", "goco_mpi/commands/run.py", "/licenses/LICENSE")
+IN_WHEEL = (
+    "goco_mpi/py.typed",
+    "goco_mpi/jobscripts/slurm.py",
+    "goco_mpi/commands/run.py",
+    "goco_mpi/reporting/templates/page.html",
+    "goco_mpi/bench/peer_programs/gloo_exchange.py",
+    "/licenses/LICENSE",
+)
 IN_SOURCE = ("setup.py", "README.md", "LICENSE", "goco_mpi/core/objectives/_kernels.c")
 EXPERIMENT = """\
 rounds = 60
