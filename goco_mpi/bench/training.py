@@ -205,7 +205,7 @@ TWO_GB = Case(
     },
     0.25,  # an eighth of 2 GB takes a core about a tenth of it
     {
-        OURS: (4, _TABLE_NEWTON),
+        OURS: (20, _TABLE_NEWTON),
         "allreduce, lbfgs": (10, _allreduce("lbfgs")),
         CONSTANT_STEP: (30, _WAITING),
     },
