@@ -81,8 +81,9 @@ class Reader:
         rows = "\n".join(f"{(-1) ** i} 1:{i % 7 / 7} 2:{(-1) ** i * 0.5 + i % 3}" for i in range(200))
         (directory / "train.svm").write_text(rows + "\n")
         with h5py.File(directory / "big.h5", "w") as big:
-            big["features"] = np.arange(400.0).reshape(200, 2) % 7
-            big["targets"] = np.arange(200) % 3 * 1.0
+            targets = np.arange(200) % 3 * 1.0
+            big["features"] = targets[:, None] + np.random.default_rng(0).standard_normal((200, 2))
+            big["targets"] = targets
         (directory / "scratch").mkdir()
         for name in ("jobscripts", "examples"):
             shutil.copytree(ROOT / name, directory / name, ignore=shutil.ignore_patterns("runs", "__pycache__"))
