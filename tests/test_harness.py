@@ -158,7 +158,7 @@ def test_mpi_tests_stay_out_of_a_serial_run(tmp_path: Path) -> None:
     (tmp_path / "test_inner.py").write_text(HEAD + PASSING.replace("assert False", "assert True"))
     (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = -p no:cacheprovider\n")
     ended = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "test_inner.py"],
+        [sys.executable, "-m", "pytest", "-q", f"--basetemp={tmp_path / 'inner'}", "test_inner.py"],
         cwd=tmp_path,
         capture_output=True,
         text=True,
