@@ -6,6 +6,7 @@ Both the engine and the simulator start from here; all of it is data and pure fu
 from __future__ import annotations
 
 import functools
+import math
 import zlib
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -222,7 +223,12 @@ def _method(config: RunConfig, graph: Topology) -> Method[Any]:
         method = RUNNING_SUMS
     if section.rates == "stated":
         return method
-    return Rated(method, section.weights, str(section.rates), graph.n_workers)
+    return Rated(method, section.weights, str(section.rates), graph.n_workers, _most_growth(config))
+
+
+def _most_growth(config: RunConfig) -> float:
+    """Return by how much a worker's weights may grow: an automatic step is chosen for those of who always finishes."""
+    return max(schedules.STABLE / config.step.scale, 1.0) if config.step.kind == "auto" else math.inf
 
 
 def compression(config: RunConfig) -> Compression | None:

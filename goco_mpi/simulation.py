@@ -74,12 +74,16 @@ class Simulation:
             return synchronous_curvature(self.config, mean, objective.n_params, objective.quadratic)
         return float(StackedGradients(self.shares).curvatures().max()), None
 
-    def _weigh(self, worker: int, completion_rates: Array) -> Array:
-        """Return (N/M) a_ik of a worker's shards, were these the completion rates."""
+    def _weigh(self, worker: int, completion_rates: Array, own: float) -> Array:
+        """Return (N/M) a_ik of a worker's shards, were these the completion rates, and ``own`` that of its rounds."""
         holders, kind = self.layout.placement, self.config.method.weights
         held = holders.shards_of(worker)
         weights = np.asarray(encoding.KINDS[kind](holders, np.maximum(completion_rates, 1e-300))[worker, held])
-        return np.minimum(weights, 100.0) * (self.layout.n_workers / holders.n_shards)
+        weights = np.minimum(weights, 100.0)
+        if self.config.step.kind == "auto":  # which is chosen for the weights of those who always finish
+            most = max(2.0 / self.config.step.scale, 1.0) / own * float((1.0 / holders.replication[held]).sum())
+            weights *= min(1.0, most / float(weights.sum()))
+        return weights * (self.layout.n_workers / holders.n_shards)
 
     @property
     def bytes_per_round(self) -> int:

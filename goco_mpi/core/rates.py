@@ -10,6 +10,13 @@ With n finished in r rounds the next gap and the next run without one have the c
 
     P(gap >= D) = B(n, r - n + 1 + D) / B(n, r - n + 1) ,   P(run >= D) = B(n + 1 + D, r - n) / B(n + 1, r - n)
 
+A worker that its machine puts aside jumps over rounds: it finishes few of them, and yet most of its steps. Each of
+these is averaged with others' once, and to make up for fifty rounds in one would lead it away from them:
+
+    p <- beta p + f ,  s <- beta s + 1 ,  q' = p / s         at every step, p = s = 1 at first
+
+Its own q' bounds what it makes up for itself (`goco_mpi.core.methods.rated`).
+
 Every worker says its q to all with each message (`goco_mpi.core.bulletin`). One that is silent cannot say
 that it finishes nothing any more; after `QUIET_ROUNDS` its q goes on as if it did not. ``live`` is 1 for all who
 have been heard of in `DEAD_ROUNDS`.
@@ -50,6 +57,11 @@ class RateEstimate:
     ----------
     kind : {'counted', 'ema', 'live'}
 
+    Attributes
+    ----------
+    of_steps : float
+        q', the share of its steps' gradients that are finished, however many rounds they jump over.
+
     Examples
     --------
     >>> estimate = RateEstimate("counted")
@@ -63,6 +75,8 @@ class RateEstimate:
         self._decay = decay(kind)
         self._always = kind == "live"
         self._finished = self._rounds = 1.0
+        self._in_steps = self._steps = 1.0
+        self.of_steps = 1.0
         self._round = -1
         self._gap = self._run = 0
         self._before = (1.0, 1.0)  # the sums when this gap or run began
@@ -70,6 +84,9 @@ class RateEstimate:
 
     def update(self, round_: int, finished: float) -> float:
         """Take note of a step in ``round_``, ``finished`` the share of its gradient, and return q in [0, 1]."""
+        self._in_steps = self._decay * self._in_steps + finished
+        self._steps = self._decay * self._steps + 1.0
+        self.of_steps = 1.0 if self._always else self._in_steps / self._steps
         passed = round_ - self._round
         self._round = round_
         if finished > 0.0:

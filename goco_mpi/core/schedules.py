@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+STABLE = 2.0
+"""Step size times curvature up to which a step on a quadratic does not lead away from its optimum."""
+
 
 @dataclass(frozen=True)
 class StepSchedule:

@@ -1,5 +1,7 @@
 """Completion rates as workers see and tell them, and the weights that follow."""
 
+import tomllib
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -73,7 +75,7 @@ def test_a_rate_estimates_the_probability_to_finish(kind, spread, q):
 def test_the_stacked_arrays_forget_in_the_same_rounds(spells):
     done = np.repeat([part for part, _ in spells], [length for _, length in spells])[:, None]
     links = Links(mixing.metropolis(topology.ring(1)), StragglerModel("none", 1), "stale", 0)
-    twin = StackedRated(StackedDescent(np.zeros((1, 1)), links, []), links, "ema", lambda worker, q: q)
+    twin = StackedRated(StackedDescent(np.zeros((1, 1)), links, []), links, "ema", lambda worker, q, own: q)
     estimate = rates.RateEstimate("ema")
     for t, part in enumerate(done):
         twin.work(part, t)
@@ -154,6 +156,71 @@ def test_weights_stay_finite_where_all_holders_are_silent():
     held = np.ones((3, 2), dtype=bool)
     for kind in ("paper", "own", "coverage"):
         assert (encoding.of_worker(kind, held, np.zeros(3), 0, rates.LEAST_RATE) == 1.0 / rates.LEAST_RATE).all()
+
+
+PULLING_APART = """
+[data]
+source = "synthetic_regression"
+partition = "in_order"
+n_samples = 300
+n_features = 4
+condition_number = 10.0
+heterogeneity = 1.0
+shards = 12
+[objective]
+kind = "least_squares"
+"""
+
+
+def with_any_news(said, n_workers=6):
+    """Yield shares of an experiment with what is ``said``, and their weights after news of all kinds."""
+    config = parse_config({**tomllib.loads(PULLING_APART), **said})
+    layout, problem = lay_out(config, n_workers), load_problem(config)
+    rng = np.random.default_rng(0)
+    for worker in range(n_workers):
+        share = problem.share(layout, worker)
+        state = layout.method.start(np.zeros(problem.objective.n_params), layout.place(worker, share))
+        for round_ in range(1000, 30000, 1000):
+            state.round = round_  # those of whom nothing is said now are silent for long
+            for other in np.flatnonzero(rng.random(n_workers) < 0.5):
+                state.table.post(other, round_, rng.choice([0.0, 0.01, 0.1, 0.5, 1.0]))
+            yield share, layout.method.encoding(state).weights
+
+
+def curvature(share):
+    return float(np.linalg.eigvalsh(share.hessian(np.zeros(share.n_params)))[-1])
+
+
+@pytest.mark.parametrize("kind", ["counted", "ema", "live"])
+@pytest.mark.parametrize("weights", ["paper", "own", "coverage"])
+def test_no_news_make_an_automatic_step_lead_away(weights, kind):
+    """I - eta H_i has no eigenvalue below -1 for whoever finishes all its gradients, whatever it hears of others."""
+    found = list(with_any_news({"method": {"weights": weights, "rates": kind}}))
+    step_size = 1.0 / max(curvature(share) for share, _ in found)
+    steepest = max(step_size * curvature(share.reweighted(now)) for share, now in found)
+    assert 1.0 - 1e-9 <= steepest <= 2.0 + 1e-9
+
+
+@pytest.mark.parametrize("scale", [0.1, 0.5, 1.0, 4.0])
+@pytest.mark.parametrize("weights", ["paper", "coverage"])
+def test_all_weights_of_a_worker_grow_at_most_as_an_automatic_step_allows(weights, scale):
+    def growth(step):
+        said = {"method": {"weights": weights, "rates": "ema"}, "placement": {"replication": 4}, "step": step}
+        return max(now.sum() / share.weights.sum() for share, now in with_any_news(said))
+
+    any_growth = growth({"kind": "constant", "size": 0.1})
+    assert any_growth > 3.0
+    assert growth({"scale": scale}) == pytest.approx(min(max(2.0 / scale, 1.0), any_growth), rel=1e-12)
+
+
+def test_a_worker_that_jumps_over_rounds_does_not_make_up_for_them_in_one_step():
+    method, state = started(0, kind="ema")
+    own = np.empty(method.message_size(1))
+    for round_ in range(0, 5000, 50):
+        method.send(state, Gradient(np.ones(1), np.zeros(1)), 0.1, round_, own)
+    assert state.table.entries[1, 0] < 0.1  # what others make up for
+    assert state.estimate.of_steps == 1.0
+    assert method.encoding(state).weights == pytest.approx(1.0, rel=0.01)  # with others silent: the shard is its own
 
 
 def started(worker, n_workers=3, kind="live"):

@@ -3,6 +3,11 @@
     sent: (the method's own message, for every worker the round and the value of its newest known q)
     a_ik  from the newest q of all holders of shard k when worker i begins a gradient (`goco_mpi.core.encoding`)
 
+Of itself it takes the larger of its q and its q' (`goco_mpi.core.rates`). And where the step is as long as the
+workers' curvatures allow, all a_ik of a worker together grow, from what they are where everybody finishes, at most to
+``most_growth`` / q' times that: the mean of its steps, with those that have no gradient, stays one that does not lead
+away. Without it a worker that is left alone for long, to whom all others seem dead, would diverge.
+
 Nobody needs to be a neighbour of its co-holders: the table spreads with the messages, the newest entry wins.
 """
 
@@ -45,14 +50,19 @@ class Rated(Method[RatedState]):
     kind : {'counted', 'ema', 'live'}
         The kind of rates; see `goco_mpi.core.rates`.
     n_workers : int
+    most_growth : float
+        Of the weights of a worker all of whose steps have gradients; inf where steps are as long as somebody says.
     """
 
-    def __init__(self, inner: Method[Any], weights: str, kind: str, n_workers: int) -> None:
+    def __init__(
+        self, inner: Method[Any], weights: str, kind: str, n_workers: int, most_growth: float = np.inf
+    ) -> None:
         self._inner = inner
         self.survives, self.restarts = inner.survives, inner.restarts
         self.in_step = inner.in_step
         self._weights = weights
         self._kind = kind
+        self._most_growth = most_growth
         self._table_size = 2 * n_workers
 
     def message_size(self, n_params: int) -> int:
@@ -67,14 +77,17 @@ class Rated(Method[RatedState]):
 
     def encoding(self, state: RatedState) -> Encoding:
         """Return the weights by what is known now; the same object as long as they are the same."""
-        place = state.place
+        place, of_steps = state.place, state.estimate.of_steps
         said, known = state.table.entries
         present = rates.present(self._kind, known, said, state.round)
         held, me, n_alive = place.held, place.worker, place.n_workers
         if state.alive is not None:
             held, present = held[state.alive], present[state.alive]
             me, n_alive = int(state.alive[:me].sum()), int(state.alive.sum())
+        present[me] = max(present[me], of_steps)
         weights = encoding.of_worker(self._weights, held, present, me, rates.LEAST_RATE)
+        growth = weights.sum() / (1.0 / held.sum(axis=0)).sum() if weights.size else 0.0
+        weights *= min(1.0, self._most_growth / (growth * of_steps)) if growth > 0.0 else 1.0
         weights *= n_alive / place.n_shards
         if state.encoding is None or not np.array_equal(weights, state.encoding.weights):
             state.encoding = Encoding(weights)

@@ -9,7 +9,7 @@ from scipy.special import betaln
 
 from goco_mpi.core.stacked.base import Array, Finished, Links, Step
 
-Weigh = Callable[[int, Array], Array]
+Weigh = Callable[[int, Array, float], Array]
 
 
 class StackedRated(Step):
@@ -21,8 +21,9 @@ class StackedRated(Step):
     links : Links
         Of its own: what is told goes the ways of the messages.
     kind : {'counted', 'ema', 'live'}
-    weigh : callable (worker, q) -> ndarray
-        The (N/M) a_ik of a worker's shards where the completion rates are q.
+    weigh : callable (worker, q, own) -> ndarray
+        The (N/M) a_ik of a worker's shards where the completion rates are q, and of its own rounds so many had a
+        gradient, those included that its q does not remember.
     """
 
     def __init__(self, inner: Step, links: Links, kind: str, weigh: Weigh) -> None:
@@ -35,6 +36,7 @@ class StackedRated(Step):
         self.done: list[Array] = []
         self.begun = np.zeros(n, dtype=np.int64)  # the first round that each worker remembers
         self.q = np.ones((n, n))
+        self.own = np.ones(n)
         self.told = np.full((n, n), -1)
 
     def weights(self, worker: int, t: int) -> Array:
@@ -48,7 +50,8 @@ class StackedRated(Step):
             q *= 0.99**silent
         else:
             q *= (self.told[worker] + 2) / (self.told[worker] + 2 + silent)
-        return self.weigh(worker, q)
+        q[worker] = max(q[worker], self.own[worker])
+        return self.weigh(worker, q, self.own[worker])
 
     def work(self, done: Array, t: int) -> None:
         """Take note of the share that each worker did of its gradient."""
@@ -69,7 +72,12 @@ class StackedRated(Step):
             same = self.begun == begun
             sums, n_rounds = _sums(done[begun:, same], beta)
             rates[same] = sums / n_rounds
-        np.fill_diagonal(self.q, 1.0 if self.kind == "live" else rates)
+        if self.kind == "live":
+            rates[:] = 1.0
+        else:
+            sums, n_rounds = _sums(done, beta)
+            self.own = sums / n_rounds
+        np.fill_diagonal(self.q, rates)
         np.fill_diagonal(self.told, t)
         self.links.deliver(np.hstack([self.told, self.q]), t)
         heard, newest = self.links.newest()
