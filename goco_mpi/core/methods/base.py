@@ -147,7 +147,7 @@ class Method(ABC, Generic[S]):
     exchange: ClassVar[Literal["gossip", "allreduce", "central"]] = "gossip"
     reweighs: ClassVar[bool] = False
     remembers: ClassVar[bool] = False
-    sensitive: ClassVar[bool] = False
+    sensitive: bool = False
     mixings: ClassVar[tuple[str, ...]] = ("stale", "fold", "symmetric", "running")
     late: ClassVar[Literal["discard", "memory"]] = "discard"
     steps: ClassVar[bool] = True
