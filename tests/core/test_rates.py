@@ -183,7 +183,9 @@ def test_what_a_method_says_of_itself_it_says_with_observed_rates_too():
 
 def test_a_method_that_wants_no_gradient_in_some_rounds_is_refused():
     # They would count as rounds in which its workers were late.
-    with pytest.raises(InputError, match=r"rates = 'ema' .* every round.* Got EveryOther.* Use method.rates = 'stated'"):
+    with pytest.raises(
+        InputError, match=r"rates = 'ema' .* every round.* Got EveryOther.* Use method.rates = 'stated'"
+    ):
         Rated(EveryOther(), "coverage", "ema", 3)
 
 

@@ -48,8 +48,6 @@ class RunningSums(Method[RunningSumsState]):
     """See the module."""
 
     name = "goco"
-    reweighs = True
-    mixings = ("running",)
     restarts = True
 
     def message_size(self, n_params: int) -> int:
