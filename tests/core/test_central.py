@@ -278,12 +278,6 @@ def test_conjugate_gradients_stay_where_the_gradient_is_nothing():
         np.testing.assert_array_equal(state.params, np.ones(3))
 
 
-def test_conjugate_gradients_refuse_a_loss_that_is_not_quadratic():
-    problem = Problem(n_workers=2, n=30, n_params=3, kind="logistic", l2=0.1)
-    with pytest.raises(InputError, match="same Hessian everywhere"):
-        MASTER_CG.start(np.zeros(3), alone(problem.shares[0]))
-
-
 # Configuration ---------------------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ from goco_mpi.config import parse_config, to_dict
 from goco_mpi.core import encoding, mixing, objectives, optimum, placement, topology
 from goco_mpi.core.gossip import Mixing, Received
 from goco_mpi.core.methods import Gradient, Place, table_newton
-from goco_mpi.core.methods.scaling import Scaling, trust
+from goco_mpi.core.methods.scaling import Scaling, damping
 from goco_mpi.core.methods.table_newton import TABLE_NEWTON
 from goco_mpi.core.methods.table_newton_rook import TABLE_NEWTON_ROOK
 from goco_mpi.core.objectives import WeightedRows
@@ -244,7 +244,7 @@ def test_features_in_another_basis_give_the_same_points_in_that_basis():
     problem = Problem(n_workers=5, n=60, n_params=6, unlike=1.0)
     basis = np.random.default_rng(4).standard_normal((6, 6)) @ np.diag(np.geomspace(1.0, 1e-2, 6))
     turned = Problem(n_workers=5, n=60, n_params=6, unlike=1.0, features=problem.features @ basis)
-    assert trust(problem.shares[0]) == 0.0
+    assert damping(problem.shares[0]) == 0.0
     plain, other = Network(problem.shares), Network(turned.shares)
     for _ in range(6):
         plain.round()

@@ -53,7 +53,7 @@ from numpy.typing import NDArray
 from goco_mpi.core.gossip import Mixing, Received
 from goco_mpi.core.methods.base import Array, Encoding, Gradient, Method, Place, State
 from goco_mpi.core.methods.relaxation import curvature, relaxation
-from goco_mpi.core.methods.scaling import Scaling, trust
+from goco_mpi.core.methods.scaling import Scaling, worker_scaling
 from goco_mpi.core.methods.table import ENTRY, Table
 from goco_mpi.core.reweighting import MOST_WORKERS, Pace, Reweighting, patience
 from goco_mpi.errors import InputError, RunError
@@ -140,7 +140,7 @@ class TableNewton(Method[TableNewtonState]):
             If the loss is not convex at the start.
         """
         try:
-            scaling = _scaling(place, params)
+            first_scaling = worker_scaling(place, params)
         except ValueError:
             raise InputError(
                 f"method.kind = '{self.name}' needs a convex loss with finite second derivatives, and rank "
@@ -155,8 +155,8 @@ class TableNewton(Method[TableNewtonState]):
             table=Table.empty(n, params.size, out=0),
             pace=Pace(n),
             reweighting=Reweighting(place.all_weights) if known and place.all_weights is not None else None,
-            first_scaling=scaling,
-            scaling=scaling,
+            first_scaling=first_scaling,
+            scaling=first_scaling,
         )
 
     def counts(self, state: TableNewtonState) -> dict[str, int]:
@@ -220,12 +220,6 @@ class TableNewton(Method[TableNewtonState]):
             _judge(state, state.reweighting)
 
 
-def _scaling(place: Place, params: Array) -> Scaling | None:
-    if place.weight == 0.0:
-        return None
-    return Scaling(place.share.hessian(params) / place.weight, trust(place.share))
-
-
 def _write_entry(state: TableNewtonState, gradient: Gradient) -> None:
     """Make a new gradient the worker's entry, with P to go with it."""
     place, scaling, encoding, n = state.place, state.scaling, gradient.encoding, state.params.size
@@ -246,7 +240,7 @@ def _write_entry(state: TableNewtonState, gradient: Gradient) -> None:
             vector[:] = -place.weight * scaling.added * step
         return
     try:
-        state.scaling = _scaling(place, gradient.params)
+        state.scaling = worker_scaling(place, gradient.params)
     except ValueError:
         state.scaling = state.first_scaling
 
