@@ -59,6 +59,7 @@ from goco_mpi.core.reweighting import MOST_WORKERS, Pace, Reweighting, patience
 from goco_mpi.errors import InputError, RunError
 
 FIRST_ALPHA = 0.5
+"""alpha before any curvature was met."""
 SETBACK = 1.5
 """Growth of ||gb|| over its smallest beyond which the first P_i serves."""
 SMALL = 1e-9
@@ -69,24 +70,39 @@ DECLARATION = 2
 
 @dataclass
 class TableNewtonState(State):
-    """As in the module.
+    """As in the module: ``params`` is z_i. Sets of workers are the bits of an int.
 
     Attributes
     ----------
-    weight : float
-        Sum of the table's weights.
-    entry : ndarray
-        The worker's own newest entry, of stamp 0 as long as there is none; ``last`` is its gradient.
+    entry : ndarray of shape (ENTRY + 2 n_params,)
+        The worker's own newest entry, of stamp 0 as long as there is none; ``last`` is the gradient that made it.
     table, coming : Table
         What is averaged, and what will be once it is whole (None where no change is on).
+    pace : Pace
+        What is known of everybody's pace.
+    reweighting : Reweighting or None
+        What becomes of the weights without a set of workers; None where nobody is left out.
+    first_scaling, scaling : Scaling or None
+        P_i at the start and now; None where the worker holds nothing.
     declared : (int, int)
         Number and set of the declaration that holds, ``since`` which round of the worker.
     encoding : Encoding or None
         The worker's weights by it; None: its first.
     slow : int
         Who looks slow to this worker.
-    scaling : Scaling or None
-        None where the worker holds nothing.
+    round : int
+        The worker's own.
+    alpha : float
+    curvatures : deque of float
+        The last three k.
+    mean_point, mean_gradient : ndarray of shape (n_params,) or None
+        zb and gb; None before the first, and where the next are another function's.
+    weight : float
+        Sum of the table's weights.
+    n_left_out : int
+        Steps in which the worker was left out.
+    longest_step, smallest_gradient : float
+        The safeguards where the loss is not quadratic: the length of the first step, and the smallest ||gb|| so far.
     """
 
     place: Place
@@ -147,14 +163,14 @@ class TableNewton(Method[TableNewtonState]):
                 f"{place.worker}'s has none at the start. Use method.kind = 'push_pull'."
             ) from None
         n = place.n_workers
-        known = place.all_weights is not None and n <= MOST_WORKERS
+        all_weights = place.all_weights if n <= MOST_WORKERS else None
         return TableNewtonState(
             params.copy(),
             place=place,
             entry=np.zeros(ENTRY + 2 * params.size),
             table=Table.empty(n, params.size, out=0),
             pace=Pace(n),
-            reweighting=Reweighting(place.all_weights) if known and place.all_weights is not None else None,
+            reweighting=None if all_weights is None else Reweighting(all_weights),
             first_scaling=first_scaling,
             scaling=first_scaling,
         )
@@ -294,7 +310,7 @@ def _judge(state: TableNewtonState, reweighting: Reweighting) -> None:
 
 
 def _step(state: TableNewtonState, point: Array, gradient: Array, grown: bool) -> None:
-    """Go to zb - alpha P^-1 gb; ``grown``: one more worker is in these means than before."""
+    """Go to zb - alpha P^-1 gb; ``grown``: these means are of one worker more than before, or of other weights."""
     before, gradient_before = state.mean_point, state.mean_gradient
     state.mean_point, state.mean_gradient = point, gradient
     scaling = state.scaling
