@@ -324,6 +324,27 @@ def test_allreduce_lasts_as_long_as_the_slowest_of_each_round_and_the_reduction(
     np.testing.assert_allclose(run.stacked_params, simulation.run(lambda round_, x: True), rtol=0, atol=1e-12)
 
 
+def test_rounds_of_an_allreduce_without_a_gradient_spend_none():
+    method = {"kind": "allreduce", "solver": "cg", "preconditioner": "local"}
+    simulation = Simulation(parse_config({**BASE, "method": method}), 6)
+    places = [simulation.layout.place(worker, held) for worker, held in enumerate(simulation.shares)]
+    cost, spent = CostModel("constant", compute_s=0.01, rows=25.0), []
+    run = run_allreduce(
+        simulation.layout.method,
+        places,
+        simulation.step_size,
+        StragglerModel("none", 6),
+        cost,
+        8,
+        np.zeros(5),
+        lambda round_, now, x, so_far: spent.append(so_far.shard_gradients) or True,
+        every=1,
+    )
+    # Two shards a worker; rounds 2, 4 and 6 carry what is preconditioned.
+    assert spent == [0.0, 2.0, 4.0, 4.0, 6.0, 6.0, 8.0, 8.0, 10.0]
+    assert spent[-1] == np.mean(column(run, "shard_gradients"))
+
+
 def test_allreduce_never_ends_where_a_worker_never_finishes():
     simulation = Simulation(parse_config({**BASE, "method": {"kind": "allreduce"}}), 6)
     places = [simulation.layout.place(worker, held) for worker, held in enumerate(simulation.shares)]
