@@ -26,7 +26,7 @@ from goco_mpi.core.stragglers import StragglerModel
 
 Array = NDArray[np.float64]
 Observe = Callable[[int, float, Array, Spent], bool]
-"""(round, seconds, stacked parameters) -> whether to go on."""
+"""(round, seconds, stacked parameters, the mean over workers of what they spent) -> whether to go on."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,9 @@ class TimedRun:
     stopped : bool
         Whether the observer ended it.
     n_events : int
+        Events of the queue that were gone through, or gradients of an allreduce: how much was simulated.
     events : list of Events or None
+        What decided each worker's every vector, for a replay; None unless taken down, or of a run that was stopped.
     """
 
     stacked_params: Array
@@ -116,8 +118,8 @@ class Network:
         self.n_rounds = n_rounds
         self.step_size = step_size
         message_size = method.message_size(start.size)
-        self._message_s = cost.sending_s((HEADER + message_size) * 8)
         self._message_bytes = (HEADER + message_size) * 8
+        self._message_s = cost.sending_s(self._message_bytes)
         self._free_s = [0.0] * len(places)  # when each worker's link is
         self._every = n_rounds
         self._n_passed: list[int] = []
@@ -145,9 +147,8 @@ class Network:
             )
             for worker, (place, mixing) in enumerate(zip(places, mixings, strict=True))
         ]
-        self._back = [
-            {link.neighbor: link for link in worker.links} for worker in self._workers
-        ]  # worker -> neighbour -> link
+        # Worker -> neighbour -> link: where the neighbour's messages arrive.
+        self._back = [{link.neighbor: link for link in worker.links} for worker in self._workers]
 
     def _transmit(self, worker: int, link: Link, message: Message) -> None:
         """Send over a worker's link, behind what it is sending."""
