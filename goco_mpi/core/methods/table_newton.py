@@ -33,7 +33,7 @@ must hear every other (a complete graph). Rows that nobody counts (an objective 
 own) are taken for enough: c = 0. A worker that holds nothing follows zb.
 
 The work of a first round is a factorisation, n_params^3 / 3, done before the clock starts (``setup_s`` in the record);
-the memory, two vectors for each worker, four during a change of weights, and n_params^2.
+the memory, two vectors for each worker, four during a change of weights, and n_params^2 for each factor.
 
 References
 ----------
