@@ -92,15 +92,17 @@ def test_a_newer_message_takes_the_place_of_the_waiting_one():
 
 
 def test_who_misses_the_deadline_is_waited_for_once_and_keeps_up_in_the_middle_of_its_gradient():
-    run = network([1.0, 10.0], Pacing("discard", INF, 0.25), n_rounds=5).run()
+    run = network([1.0, 10.0], Pacing("discard", INF, 0.25), n_rounds=10).run()
     # 1 s, a quarter in vain, then nobody is waited for; in round 3 something of worker 1 has come.
-    assert run.ranks[0]["wall_s"] == 5.25
+    assert run.ranks[0]["wall_s"] == 10.25
     assert run.ranks[0]["wait_s"] == 0.25
     assert run.ranks[0]["suspected"] == 1
-    # At 3.25 worker 1 hears of round 2, at 5.25 of round 4; its gradient is done at 10 all the same.
-    assert rounds_of(run, 1) == [2, 4, 4]
+    # At 3.25 worker 1 hears of round 2, at 5.25 of round 4, ...; its gradient is done at 10 all the same.
+    assert rounds_of(run, 1) == [2, 4, 6, 8, 8, 9]
+    assert run.events[1].points[:-1].tolist() == [-1, -1, -1, -1, 0, -1]
     assert run.ranks[1]["gradients"] == 1
-    assert run.ranks[1]["wall_s"] == 10.0
+    # At 10.25 worker 0 is done, and nobody is left to finish the next one for.
+    assert run.ranks[1]["wall_s"] == 10.25
 
 
 def test_a_worker_whose_neighbour_runs_ahead_while_it_waits_for_another_jumps_to_its_round():
@@ -154,6 +156,23 @@ def test_a_slow_worker_computes_so_many_times_as_long():
     late = StragglerModel("slow", 2, ranks=(1,), factor=7.0)
     run = network([1.0, 1.0], WAIT, n_rounds=2, stragglers=late).run()
     assert run.wall_s == 14.0
+
+
+def test_a_run_in_which_all_wait_for_a_worker_that_never_finishes_never_ends():
+    run = network([1.0, 1.0, INF], WAIT, n_rounds=3).run()
+    assert (run.wall_s, run.last_round) == (INF, 0)
+    assert network([1.0, INF], WAIT, n_rounds=3).run(lambda *_: False).wall_s == 0.0  # stopped before that
+
+
+@pytest.mark.parametrize("late", ["discard", "memory"])
+def test_a_worker_whose_neighbours_are_all_done_leaves_its_gradient(late):
+    # They are done at 3.25, and worker 2 hears of it a quarter of a second later, in the last round.
+    run = network([1.0, 1.0, [1.0, 1.0, INF]], Pacing(late, INF, 0.25), n_rounds=3, latency_s=0.125).run()
+    assert column(run, "rounds") == [3, 3, 3]
+    assert column(run, "gradients") == [3, 3, 2]
+    assert run.wall_s < 4.0
+    # With memory its last round is one with the gradient before.
+    assert run.events[2].points[2] == {"discard": -1, "memory": 1}[late]
 
 
 def test_a_learned_deadline_follows_the_workers_own_times():

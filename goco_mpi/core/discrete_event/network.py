@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -50,7 +51,7 @@ class TimedRun:
     ranks : list of dict
         As rows of ``ranks.csv``.
     wall_s : float
-        Until the last worker's end.
+        Until the last worker's end; infinite where all wait for one that never finishes its gradient.
     last_round : int
         The newest round that a worker reached.
     stopped : bool
@@ -211,13 +212,14 @@ class Network:
         return Spent(n_sent * self._message_bytes / len(self._workers), n_done / len(self._workers))
 
     def _result(self, stopped: bool) -> TimedRun:
+        endless = not stopped and not all(worker.done for worker in self._workers)  # and nothing happens any more
         for worker in self._workers:
             worker.leave()
         events = [worker.events() for worker in self._workers]
         return TimedRun(
             stacked_params=self._stacked(),
             ranks=[self._row(number, worker) for number, worker in enumerate(self._workers)],
-            wall_s=max(worker.counts.wall_s for worker in self._workers),
+            wall_s=math.inf if endless else max(worker.counts.wall_s for worker in self._workers),
             last_round=max(worker.round for worker in self._workers),
             stopped=stopped,
             n_events=self.queue.n_done,
