@@ -52,13 +52,12 @@ def share_of(problem, held):
 class Star:
     """The states of a master and its workers, round by round."""
 
-    def __init__(self, method, shares, code, start=None):
+    def __init__(self, method, shares, code):
         self.method, self.shares = method, shares
         n = len(shares)
-        start = np.zeros(shares[0].n_params) if start is None else start
         self.states = [
             method.start(
-                start,
+                np.zeros(shares[0].n_params),
                 Place(
                     i,
                     n,

@@ -32,7 +32,6 @@ EPS = np.finfo(np.float64).eps
 NO_MIXING = Mixing(np.empty(0), 0)
 HELD = np.ones((1, 0), dtype=bool)
 """Nobody here asks who else holds what."""
-NOBODY_LATE = StragglerModel("none", 1)
 
 
 class Problem:
@@ -84,20 +83,19 @@ class Problem:
 class Network:
     """The method's own states on a complete graph, or rows of so many columns, round by round."""
 
-    def __init__(self, shares, weights=None, all_weights=None, columns=None):
+    def __init__(self, shares, all_weights=None, columns=None):
         n = len(shares)
         self.t = 0
         self.method = TABLE_NEWTON if columns is None else TABLE_NEWTON_ROOK
-        weights = [share.weight for share in shares] if weights is None else weights
         graph = topology.complete(n) if columns is None else topology.rook(n, rows=n // columns)
         neighbors = [graph.neighbors(i) for i in range(n)]
         self.shares = shares
         self.n_params = shares[0].n_params
         self.states = [
             self.method.start(
-                np.zeros(self.n_params), Place(i, n, neighbors[i], shares[i], weights[i], HELD, 0, all_weights)
+                np.zeros(self.n_params), Place(i, n, neighbors[i], share, share.weight, HELD, 0, all_weights)
             )
-            for i in range(n)
+            for i, share in enumerate(shares)
         ]
         self.newest = {}
         self.gradients = [None] * n
