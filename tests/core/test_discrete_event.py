@@ -343,11 +343,12 @@ def test_allreduce_lasts_as_long_as_the_slowest_of_each_round_and_the_reduction(
     np.testing.assert_allclose(run.stacked_params, simulation.run(lambda round_, x: True), rtol=0, atol=1e-12)
 
 
-def test_rounds_of_an_allreduce_without_a_gradient_spend_none():
+def test_rounds_of_an_allreduce_without_a_gradient_spend_none_and_take_no_time():
     method = {"kind": "allreduce", "solver": "cg", "preconditioner": "local"}
-    simulation = Simulation(parse_config({**BASE, "method": method}), 6)
+    data = {**BASE["data"], "n_samples": 240, "test_fraction": 0.0}
+    simulation = Simulation(parse_config({**BASE, "data": data, "method": method}), 6)
     places = [simulation.layout.place(worker, held) for worker, held in enumerate(simulation.shares)]
-    cost, spent = CostModel("constant", compute_s=0.01, rows=25.0), []
+    cost, seen = CostModel("trace", traces=[np.arange(1.0, 9.0)] * 6, rows=40.0), []
     run = run_allreduce(
         simulation.layout.method,
         places,
@@ -356,12 +357,13 @@ def test_rounds_of_an_allreduce_without_a_gradient_spend_none():
         cost,
         8,
         np.zeros(5),
-        lambda round_, now, x, so_far: spent.append(so_far.shard_gradients) or True,
+        lambda round_, now, x, spent: seen.append((now, spent.shard_gradients)) or True,
         every=1,
     )
-    # Two shards a worker; rounds 2, 4 and 6 carry what is preconditioned.
-    assert spent == [0.0, 2.0, 4.0, 4.0, 6.0, 6.0, 8.0, 8.0, 10.0]
-    assert spent[-1] == np.mean(column(run, "shard_gradients"))
+    # Two shards a worker; rounds 2, 4 and 6 carry what is preconditioned. Gradient k lasts 1 + k seconds.
+    assert [now for now, _ in seen] == [0.0, 1.0, 3.0, 3.0, 6.0, 6.0, 10.0, 10.0, 15.0]
+    assert [done for _, done in seen] == [0.0, 2.0, 4.0, 4.0, 6.0, 6.0, 8.0, 8.0, 10.0]
+    assert seen[-1][1] == np.mean(column(run, "shard_gradients"))
 
 
 def test_allreduce_never_ends_where_a_worker_never_finishes():

@@ -65,7 +65,12 @@ def run_allreduce(
     stopped = not observe(0, 0.0, stacked(), spent())
     while round_ < n_rounds and not stopped:
         needed = method.needs_gradient(states[0], round_)  # all are in the same state
-        lasts_s = [_gradient_s(place, round_, cost, stragglers, batch) if needed else 0.0 for place in places]
+        lasts_s = [0.0] * n_workers
+        if needed:
+            lasts_s = [
+                _gradient_s(place, worker.gradients, round_, cost, stragglers, batch)
+                for place, worker in zip(places, counts, strict=True)
+            ]
         round_s = max(lasts_s) + cost.allreduce_s(n_workers, n_bytes)
         if not math.isfinite(round_s):
             now = math.inf
@@ -101,7 +106,9 @@ def run_allreduce(
     )
 
 
-def _gradient_s(place: Place, round_: int, cost: CostModel, stragglers: StragglerModel, batch: Batch | None) -> float:
-    """Return how long a worker's gradient of this round lasts, injected work included."""
-    own_s = cost.gradient_s(place.worker, round_, n_rows(place.share, batch)) * stragglers.slowness(place.worker)
+def _gradient_s(
+    place: Place, number: int, round_: int, cost: CostModel, stragglers: StragglerModel, batch: Batch | None
+) -> float:
+    """Return how long a worker's gradient of that number lasts, with the work that is injected in this round."""
+    own_s = cost.gradient_s(place.worker, number, n_rows(place.share, batch)) * stragglers.slowness(place.worker)
     return max(own_s, stragglers.duration_s(place.worker, round_))
