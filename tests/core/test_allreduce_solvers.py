@@ -490,11 +490,6 @@ def test_descent_is_what_an_allreduce_is_for_unless_told_otherwise():
     assert parse_config(to_dict(config)) == config
 
 
-def test_a_loss_that_is_not_quadratic_cannot_be_preconditioned_once_for_all():
-    with pytest.raises(InputError, match="needs a loss whose Hessian is the same everywhere"):
-        run(BUNDLED["logistic"](), QUADRATIC_ALONE, 1)
-
-
 @pytest.mark.parametrize(
     ("tables", "message"),
     [

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -22,8 +20,6 @@ from goco_mpi.core.methods.table_newton import TABLE_NEWTON
 from goco_mpi.core.stacked.base import Step
 from goco_mpi.core.survivors import survivors
 from goco_mpi.errors import RunError
-
-INF = math.inf
 
 
 @st.composite

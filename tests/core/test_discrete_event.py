@@ -92,15 +92,17 @@ def test_a_newer_message_takes_the_place_of_the_waiting_one():
 
 
 def test_who_misses_the_deadline_is_waited_for_once_and_keeps_up_in_the_middle_of_its_gradient():
-    run = network([1.0, 10.0], Pacing("discard", INF, 0.25), n_rounds=5).run()
+    run = network([1.0, 10.0], Pacing("discard", INF, 0.25), n_rounds=10).run()
     # 1 s, a quarter in vain, then nobody is waited for; in round 3 something of worker 1 has come.
-    assert run.ranks[0]["wall_s"] == 5.25
+    assert run.ranks[0]["wall_s"] == 10.25
     assert run.ranks[0]["wait_s"] == 0.25
     assert run.ranks[0]["suspected"] == 1
-    # At 3.25 worker 1 hears of round 2, at 5.25 of round 4; its gradient is done at 10 all the same.
-    assert rounds_of(run, 1) == [2, 4, 4]
+    # At 3.25 worker 1 hears of round 2, at 5.25 of round 4, ...; its gradient is done at 10 all the same.
+    assert rounds_of(run, 1) == [2, 4, 6, 8, 8, 9]
+    assert run.events[1].points[:-1].tolist() == [-1, -1, -1, -1, 0, -1]
     assert run.ranks[1]["gradients"] == 1
-    assert run.ranks[1]["wall_s"] == 10.0
+    # At 10.25 worker 0 is done, and nobody is left to finish the next one for.
+    assert run.ranks[1]["wall_s"] == 10.25
 
 
 def test_a_worker_whose_neighbour_runs_ahead_while_it_waits_for_another_jumps_to_its_round():
@@ -154,6 +156,23 @@ def test_a_slow_worker_computes_so_many_times_as_long():
     late = StragglerModel("slow", 2, ranks=(1,), factor=7.0)
     run = network([1.0, 1.0], WAIT, n_rounds=2, stragglers=late).run()
     assert run.wall_s == 14.0
+
+
+def test_a_run_in_which_all_wait_for_a_worker_that_never_finishes_never_ends():
+    run = network([1.0, 1.0, INF], WAIT, n_rounds=3).run()
+    assert (run.wall_s, run.last_round) == (INF, 0)
+    assert network([1.0, INF], WAIT, n_rounds=3).run(lambda *_: False).wall_s == 0.0  # stopped before that
+
+
+@pytest.mark.parametrize("late", ["discard", "memory"])
+def test_a_worker_whose_neighbours_are_all_done_leaves_its_gradient(late):
+    # They are done at 3.25, and worker 2 hears of it a quarter of a second later, in the last round.
+    run = network([1.0, 1.0, [1.0, 1.0, INF]], Pacing(late, INF, 0.25), n_rounds=3, latency_s=0.125).run()
+    assert column(run, "rounds") == [3, 3, 3]
+    assert column(run, "gradients") == [3, 3, 2]
+    assert run.wall_s < 4.0
+    # With memory its last round is one with the gradient before.
+    assert run.events[2].points[2] == {"discard": -1, "memory": 1}[late]
 
 
 def test_a_learned_deadline_follows_the_workers_own_times():
@@ -322,6 +341,29 @@ def test_allreduce_lasts_as_long_as_the_slowest_of_each_round_and_the_reduction(
     np.testing.assert_allclose(rows, np.concatenate([[0.0], np.cumsum(np.array(slowest) + 6e-3 + 2 * 56 / 1e4)]))
     assert run.wall_s == rows[-1]
     np.testing.assert_allclose(run.stacked_params, simulation.run(lambda round_, x: True), rtol=0, atol=1e-12)
+
+
+def test_rounds_of_an_allreduce_without_a_gradient_spend_none_and_take_no_time():
+    method = {"kind": "allreduce", "solver": "cg", "preconditioner": "local"}
+    data = {**BASE["data"], "n_samples": 240, "test_fraction": 0.0}
+    simulation = Simulation(parse_config({**BASE, "data": data, "method": method}), 6)
+    places = [simulation.layout.place(worker, held) for worker, held in enumerate(simulation.shares)]
+    cost, seen = CostModel("trace", traces=[np.arange(1.0, 9.0)] * 6, rows=40.0), []
+    run = run_allreduce(
+        simulation.layout.method,
+        places,
+        simulation.step_size,
+        StragglerModel("none", 6),
+        cost,
+        8,
+        np.zeros(5),
+        lambda round_, now, x, spent: seen.append((now, spent.shard_gradients)) or True,
+        every=1,
+    )
+    # Two shards a worker; rounds 2, 4 and 6 carry what is preconditioned. Gradient k lasts 1 + k seconds.
+    assert [now for now, _ in seen] == [0.0, 1.0, 3.0, 3.0, 6.0, 6.0, 10.0, 10.0, 15.0]
+    assert [done for _, done in seen] == [0.0, 2.0, 4.0, 4.0, 6.0, 6.0, 8.0, 8.0, 10.0]
+    assert seen[-1][1] == np.mean(column(run, "shard_gradients"))
 
 
 def test_allreduce_never_ends_where_a_worker_never_finishes():

@@ -11,12 +11,13 @@ from goco_mpi.config import parse_config
 from goco_mpi.core import encoding, mixing, placement, rates, topology
 from goco_mpi.core.gossip import Mixing, Received
 from goco_mpi.core.methods import Gradient, Place
-from goco_mpi.core.methods.goco import GOCO
+from goco_mpi.core.methods.goco import GOCO, Goco
 from goco_mpi.core.methods.rated import Rated
 from goco_mpi.core.stacked import Links
 from goco_mpi.core.stacked.goco import StackedDescent
 from goco_mpi.core.stacked.rated import StackedRated
 from goco_mpi.core.stragglers import StragglerModel
+from goco_mpi.errors import InputError
 from goco_mpi.experiment import lay_out
 from goco_mpi.problem import load_problem
 from goco_mpi.simulation import simulate_experiment
@@ -221,6 +222,38 @@ def test_a_worker_that_jumps_over_rounds_does_not_make_up_for_them_in_one_step()
     assert state.table.entries[1, 0] < 0.1  # what others make up for
     assert state.estimate.of_steps == 1.0
     assert method.encoding(state).weights == pytest.approx(1.0, rel=0.01)  # with others silent: the shard is its own
+
+
+class Counting(Goco):
+    """A method from outside that counts, and grows rounding."""
+
+    sensitive = True
+
+    def counts(self, state):
+        return {"undecoded": 3}
+
+
+class EveryOther(Goco):
+    """A method from outside that has no use for a gradient in odd rounds."""
+
+    def needs_gradient(self, state, round_):
+        return round_ % 2 == 0
+
+
+def test_what_a_method_says_of_itself_it_says_with_observed_rates_too():
+    method = Rated(Counting(), "coverage", "ema", 3)
+    place = Place(0, 3, (), None, 1.0, np.ones((3, 2), dtype=bool), 3)
+    assert method.counts(method.start(np.zeros(1), place)) == {"undecoded": 3}
+    assert method.sensitive
+    assert not Rated(GOCO, "coverage", "ema", 3).sensitive
+
+
+def test_a_method_that_wants_no_gradient_in_some_rounds_is_refused():
+    # They would count as rounds in which its workers were late.
+    with pytest.raises(
+        InputError, match=r"rates = 'ema' .* every round.* Got EveryOther.* Use method.rates = 'stated'"
+    ):
+        Rated(EveryOther(), "coverage", "ema", 3)
 
 
 def started(worker, n_workers=3, kind="live"):

@@ -15,7 +15,7 @@ from goco_mpi.config import parse_config, to_dict
 from goco_mpi.core import encoding, mixing, objectives, optimum, placement, topology
 from goco_mpi.core.gossip import Mixing, Received
 from goco_mpi.core.methods import Gradient, Place, table_newton
-from goco_mpi.core.methods.scaling import Scaling, trust
+from goco_mpi.core.methods.scaling import Scaling, damping
 from goco_mpi.core.methods.table_newton import TABLE_NEWTON
 from goco_mpi.core.methods.table_newton_rook import TABLE_NEWTON_ROOK
 from goco_mpi.core.objectives import WeightedRows
@@ -32,7 +32,6 @@ EPS = np.finfo(np.float64).eps
 NO_MIXING = Mixing(np.empty(0), 0)
 HELD = np.ones((1, 0), dtype=bool)
 """Nobody here asks who else holds what."""
-NOBODY_LATE = StragglerModel("none", 1)
 
 
 class Problem:
@@ -84,20 +83,19 @@ class Problem:
 class Network:
     """The method's own states on a complete graph, or rows of so many columns, round by round."""
 
-    def __init__(self, shares, weights=None, all_weights=None, columns=None):
+    def __init__(self, shares, all_weights=None, columns=None):
         n = len(shares)
         self.t = 0
         self.method = TABLE_NEWTON if columns is None else TABLE_NEWTON_ROOK
-        weights = [share.weight for share in shares] if weights is None else weights
         graph = topology.complete(n) if columns is None else topology.rook(n, rows=n // columns)
         neighbors = [graph.neighbors(i) for i in range(n)]
         self.shares = shares
         self.n_params = shares[0].n_params
         self.states = [
             self.method.start(
-                np.zeros(self.n_params), Place(i, n, neighbors[i], shares[i], weights[i], HELD, 0, all_weights)
+                np.zeros(self.n_params), Place(i, n, neighbors[i], share, share.weight, HELD, 0, all_weights)
             )
-            for i in range(n)
+            for i, share in enumerate(shares)
         ]
         self.newest = {}
         self.gradients = [None] * n
@@ -244,7 +242,7 @@ def test_features_in_another_basis_give_the_same_points_in_that_basis():
     problem = Problem(n_workers=5, n=60, n_params=6, unlike=1.0)
     basis = np.random.default_rng(4).standard_normal((6, 6)) @ np.diag(np.geomspace(1.0, 1e-2, 6))
     turned = Problem(n_workers=5, n=60, n_params=6, unlike=1.0, features=problem.features @ basis)
-    assert trust(problem.shares[0]) == 0.0
+    assert damping(problem.shares[0]) == 0.0
     plain, other = Network(problem.shares), Network(turned.shares)
     for _ in range(6):
         plain.round()

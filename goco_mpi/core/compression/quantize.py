@@ -17,12 +17,12 @@ BUCKET = 256
 """Coordinates that share a scale."""
 
 
-@dataclass
+@dataclass(kw_only=True)
 class ReferredCopy(Copy):
     """Also the references, shape (n_params,), and with which message each slice's came, shape (SLICES,)."""
 
-    reference: Array | None = None
-    came_with: NDArray[np.int64] | None = None
+    reference: Array
+    came_with: NDArray[np.int64]
 
 
 class QuantizingCodec(Codec):
@@ -76,7 +76,7 @@ class QuantizingCodec(Codec):
 
     def encode(self, vector: Array, copy: Copy, worker: int, out: Array) -> None:
         """Write the slice's turn and the rounded differences."""
-        assert isinstance(copy, ReferredCopy) and copy.reference is not None
+        assert isinstance(copy, ReferredCopy)  # from `copy`
         number = copy.number + 1
         out[:] = 0.0
         out[0] = number
@@ -100,7 +100,7 @@ class QuantizingCodec(Codec):
         self.decode(out, copy, worker, max_age=0)
 
     def _take_in(self, message: Array, copy: Copy, worker: int, number: int) -> None:
-        assert isinstance(copy, ReferredCopy) and copy.reference is not None and copy.came_with is not None
+        assert isinstance(copy, ReferredCopy)  # from `copy`
         where = self._slice(number)
         copy.reference[where] = self._reference_of(message, where)
         copy.came_with[number % SLICES] = number

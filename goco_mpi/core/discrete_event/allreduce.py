@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -46,50 +47,53 @@ def run_allreduce(
     RunError
         If the parameters grow without bound.
     """
-    n_workers, shares = len(places), [place.share for place in places]
+    n_workers = len(places)
     states = [method.start(start, place) for place in places]
     message = np.zeros((n_workers, method.message_size(start.size)))
     n_bytes = (message.shape[1] + TRAILER) * 8
     nowhere = Mixing(np.zeros(0), 0)
     counts = [RunCounts() for _ in places]
-    loads = [share.n_shards for share in shares]
-    mean_load = sum(loads) / n_workers
-    now, round_, stopped = 0.0, 0, False
+    now, round_ = 0.0, 0
 
     def stacked() -> Array:
         return np.stack([state.params for state in states])
 
+    def spent() -> Spent:
+        return Spent(round_ * n_bytes, sum(worker.shard_gradients for worker in counts) / n_workers)
+
     every = every or n_rounds
-    stopped = not observe(0, 0.0, stacked(), Spent(0.0, 0.0))
+    stopped = not observe(0, 0.0, stacked(), spent())
     while round_ < n_rounds and not stopped:
         needed = method.needs_gradient(states[0], round_)  # all are in the same state
-        lasts_s = np.zeros(n_workers)
-        for i, share in enumerate(shares) if needed else ():
-            own_s = cost.gradient_s(i, round_, n_rows(share, batch)) * stragglers.slowness(i)
-            lasts_s[i] = max(own_s, stragglers.duration_s(i, round_))
-        round_s = float(lasts_s.max()) + cost.allreduce_s(n_workers, n_bytes)
-        if not np.isfinite(round_s):
-            now = float("inf")
+        lasts_s = [0.0] * n_workers
+        if needed:
+            lasts_s = [
+                _gradient_s(place, worker.gradients, round_, cost, stragglers, batch)
+                for place, worker in zip(places, counts, strict=True)
+            ]
+        round_s = max(lasts_s) + cost.allreduce_s(n_workers, n_bytes)
+        if not math.isfinite(round_s):
+            now = math.inf
             break
         now += round_s
-        for place, state, share, out in zip(places, states, shares, message, strict=True):
-            drawn = share if batch is None else batch.of(share, place.worker, round_)
+        for place, state, out in zip(places, states, message, strict=True):
+            drawn = place.share if batch is None else batch.of(place.share, place.worker, round_)
             gradient = Gradient(drawn.gradient(state.params), state.params) if needed else None
             method.send(state, gradient, step_size(round_), round_, out)
         mean = Received(message.mean(axis=0), 0)
-        for state, own, worker, seconds, n_held in zip(states, message, counts, lasts_s, loads, strict=True):
+        for place, state, own, worker, seconds in zip(places, states, message, counts, lasts_s, strict=True):
             method.receive(state, own, [mean], nowhere, step_size(round_))
             worker.rounds += 1
             worker.gradients += needed
-            worker.shard_gradients += n_held * needed
-            worker.compute_s += float(seconds)
-            worker.wait_s += round_s - float(seconds)
+            worker.shard_gradients += place.share.n_shards * needed
+            worker.compute_s += seconds
+            worker.wait_s += round_s - seconds
             worker.wall_s = now
         if rounds.diverged(float(states[0].params @ states[0].params)):
             raise divergence(round_, step_size(round_))
         round_ += 1
         if round_ % every == 0:
-            stopped = not observe(round_, now, stacked(), Spent(round_ * n_bytes, round_ * mean_load))
+            stopped = not observe(round_, now, stacked(), spent())
     exchanged = ExchangeCounts(messages_sent=round_, messages_received=round_, bytes_sent=round_ * n_bytes)
     return TimedRun(
         stacked_params=stacked(),
@@ -100,3 +104,11 @@ def run_allreduce(
         n_events=round_ * n_workers,
         events=None,
     )
+
+
+def _gradient_s(
+    place: Place, number: int, round_: int, cost: CostModel, stragglers: StragglerModel, batch: Batch | None
+) -> float:
+    """Return how long a worker's gradient of that number lasts, with the work that is injected in this round."""
+    own_s = cost.gradient_s(place.worker, number, n_rows(place.share, batch)) * stragglers.slowness(place.worker)
+    return max(own_s, stragglers.duration_s(place.worker, round_))

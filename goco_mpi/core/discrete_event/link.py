@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -50,7 +49,7 @@ class Link:
         self._arrives = arrives
         self._buffers = np.zeros((2, HEADER + message_size))
 
-        def start(message: Message) -> Any:
+        def start(message: Message) -> Message:
             transmit(self, message)
             return message
 

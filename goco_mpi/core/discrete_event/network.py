@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -26,7 +27,7 @@ from goco_mpi.core.stragglers import StragglerModel
 
 Array = NDArray[np.float64]
 Observe = Callable[[int, float, Array, Spent], bool]
-"""(round, seconds, stacked parameters) -> whether to go on."""
+"""(round, seconds, stacked parameters, the mean over workers of what they spent) -> whether to go on."""
 
 
 @dataclass(frozen=True)
@@ -50,13 +51,15 @@ class TimedRun:
     ranks : list of dict
         As rows of ``ranks.csv``.
     wall_s : float
-        Until the last worker's end.
+        Until the last worker's end; infinite where all wait for one that never finishes its gradient.
     last_round : int
         The newest round that a worker reached.
     stopped : bool
         Whether the observer ended it.
     n_events : int
+        Events of the queue that were gone through, or gradients of an allreduce: how much was simulated.
     events : list of Events or None
+        What decided each worker's every vector, for a replay; None unless taken down, or of a run that was stopped.
     """
 
     stacked_params: Array
@@ -116,8 +119,8 @@ class Network:
         self.n_rounds = n_rounds
         self.step_size = step_size
         message_size = method.message_size(start.size)
-        self._message_s = cost.sending_s((HEADER + message_size) * 8)
         self._message_bytes = (HEADER + message_size) * 8
+        self._message_s = cost.sending_s(self._message_bytes)
         self._free_s = [0.0] * len(places)  # when each worker's link is
         self._every = n_rounds
         self._n_passed: list[int] = []
@@ -145,9 +148,8 @@ class Network:
             )
             for worker, (place, mixing) in enumerate(zip(places, mixings, strict=True))
         ]
-        self._back = [
-            {link.neighbor: link for link in worker.links} for worker in self._workers
-        ]  # worker -> neighbour -> link
+        # Worker -> neighbour -> link: where the neighbour's messages arrive.
+        self._back = [{link.neighbor: link for link in worker.links} for worker in self._workers]
 
     def _transmit(self, worker: int, link: Link, message: Message) -> None:
         """Send over a worker's link, behind what it is sending."""
@@ -210,13 +212,14 @@ class Network:
         return Spent(n_sent * self._message_bytes / len(self._workers), n_done / len(self._workers))
 
     def _result(self, stopped: bool) -> TimedRun:
+        endless = not stopped and not all(worker.done for worker in self._workers)  # and nothing happens any more
         for worker in self._workers:
             worker.leave()
         events = [worker.events() for worker in self._workers]
         return TimedRun(
             stacked_params=self._stacked(),
             ranks=[self._row(number, worker) for number, worker in enumerate(self._workers)],
-            wall_s=max(worker.counts.wall_s for worker in self._workers),
+            wall_s=math.inf if endless else max(worker.counts.wall_s for worker in self._workers),
             last_round=max(worker.round for worker in self._workers),
             stopped=stopped,
             n_events=self.queue.n_done,

@@ -47,7 +47,7 @@ class Task:
         self._resumed_s = now
 
     def part(self, now: float) -> float:
-        """Return the part that is done by now, with the task just resumed or paused."""
+        """Return the part that is done by now, of a task that is gone on with, or was paused just now."""
         parts = [1.0]
         if self._needs_s > 0.0:
             parts.append((self._worked_s + now - self._resumed_s) / self._needs_s)

@@ -209,7 +209,10 @@ class Worker:
         self._look()
 
     def _look(self) -> None:
-        """Keep up with the neighbours; leave the gradient if the run is over."""
+        """Keep up with the neighbours; leave the gradient if the run is over, or all of them are done."""
+        if self.links and all(link.receive.goodbye for link in self.links):
+            self._finish(False)
+            return
         if rounds.behind(self.round, self.newest_round):
             before, self.round = self.round, self.newest_round
             self._around.moved(self, before)
@@ -248,7 +251,10 @@ class Worker:
                 self._work.keep(math.floor(self._task.part(now) * self._place.share.n_shards + 1e-9))
             for _ in self._blocks:
                 pass
-        work = self._work.finish() if whole else self._work.cut()
+        if whole:
+            work = self._work.finish()
+        else:
+            work = self._work.cut() or (self._work.meanwhile if self._carries_on else None)
         if self._over():
             self._say_goodbye()
         else:

@@ -1,8 +1,9 @@
 """The methods, one a file: each the two halves of a round around an exchange.
 
-A round is: compute the gradient at the state's parameters; `Method.send` turns state and gradient
-into a message; the exchange happens (MPI in ``engine``, a matrix product in ``simulate``);
-`Method.receive` takes in what came.
+A round is: compute the gradient at the state's parameters; `Method.send` turns state and gradient into a message; the
+exchange happens (by MPI in ``engine``, in simulated seconds in `goco_mpi.core.discrete_event`, as recorded in
+`goco_mpi.core.replay`); `Method.receive` takes in what came. `goco_mpi.core.simulate` uses none of this, but
+`goco_mpi.core.stacked`.
 """
 
 import importlib

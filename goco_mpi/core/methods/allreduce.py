@@ -52,7 +52,7 @@ class Allreduce(Method[S]):
         """Take in the mean of what was sent, and choose where the next gradient is taken: ``state.params``."""
 
 
-class Descent(Allreduce[State]):
+class GradientDescent(Allreduce[State]):
     """See the module."""
 
     def start(self, params: Array, place: Place) -> State:
@@ -96,4 +96,4 @@ def n_remembered(n_params: int, most: int) -> int:
     return max(1, min(most, MEMORY_BYTES // (16 * n_params)))
 
 
-ALLREDUCE = Descent()
+ALLREDUCE = GradientDescent()

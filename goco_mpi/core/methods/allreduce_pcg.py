@@ -29,8 +29,7 @@ import numpy as np
 from goco_mpi.core.methods.allreduce import Allreduce, is_rounding, n_remembered
 from goco_mpi.core.methods.allreduce_cg import DIRECTIONS, ConjugateState, Directions, to_minimum
 from goco_mpi.core.methods.base import Array, Gradient, Place
-from goco_mpi.core.methods.scaling import Scaling, trust
-from goco_mpi.errors import InputError
+from goco_mpi.core.methods.scaling import Scaling, worker_scaling
 
 
 class Phase(Enum):
@@ -56,19 +55,8 @@ class PreconditionedGradients(Allreduce[PreconditionedState]):
     """See the module."""
 
     def start(self, params: Array, place: Place) -> PreconditionedState:
-        """Factorise P and return a state that knows of no gradient.
-
-        Raises
-        ------
-        InputError
-            If the loss is not quadratic.
-        """
-        share, weight = place.share, place.weight
-        if not share.quadratic:
-            raise InputError(
-                "method.preconditioner = 'local' needs a loss whose Hessian is the same everywhere, such as that of "
-                "objective.kind = 'least_squares'. Use method.solver = 'lbfgs' without it."
-            )
+        """Factorise P and return a state that knows of no gradient."""
+        assert place.share.quadratic  # the config refuses the preconditioner with other losses
         n_kept = n_remembered(params.size, min(DIRECTIONS, params.size))
         return PreconditionedState(
             params.copy(),
@@ -77,8 +65,8 @@ class PreconditionedGradients(Allreduce[PreconditionedState]):
             directions=Directions(params.size, n_kept),
             quadratic=True,
             length=1.0,
-            scaling=Scaling(share.hessian(params) / weight, trust(share)) if weight > 0.0 else None,
-            weight=weight,
+            scaling=worker_scaling(place, params),
+            weight=place.weight,
         )
 
     def needs_gradient(self, state: PreconditionedState, round_: int) -> bool:
@@ -119,8 +107,8 @@ class PreconditionedGradients(Allreduce[PreconditionedState]):
 
 def _rest_or_precondition(state: PreconditionedState, step_size: float) -> None:
     assert state.gradient is not None
-    state.resting = is_rounding(state.gradient, state.base, state.first_norm, step_size)
-    state.phase = Phase.NOTHING if state.resting else Phase.PRECONDITIONED
+    done = is_rounding(state.gradient, state.base, state.first_norm, step_size)
+    state.phase = Phase.NOTHING if done else Phase.PRECONDITIONED
 
 
 PRECONDITIONED_GRADIENTS = PreconditionedGradients()

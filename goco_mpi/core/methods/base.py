@@ -103,6 +103,10 @@ S = TypeVar("S", bound=State)
 class Method(ABC, Generic[S]):
     """A method as the two halves of a round around the exchange, pure but for the state they are given.
 
+    The class variables are those of the method that ``method.kind`` names. Other keys may put another in its place, as
+    ``method.momentum`` puts `goco_mpi.core.methods.momentum` in that of goco: of that one only ``exchange`` and the
+    last four attributes are asked.
+
     Attributes
     ----------
     name : str
@@ -116,23 +120,23 @@ class Method(ABC, Generic[S]):
         ``allreduce``: the mean over all workers, which waits for everyone.
         ``central``: worker 0 is the master of the others (`goco_mpi.core.methods.central`).
     reweighs : bool
-        Whether its weights may change in a run, as completion rates become known.
+        Whether its weights may follow the completion rates as they become known (`goco_mpi.core.methods.rated`).
     remembers : bool
         Whether a worker whose gradient is late goes on with its last one by itself.
-    sensitive : bool
-        Whether what rounding does may grow on the way, as it does where differences of gradients are divided.
     mixings : tuple of str
-        Mixing rules that are sound with it, the default first.
+        Mixing rules that are sound with it, the default first; none where nothing is mixed.
     late : {'discard', 'memory'}
         What a late gradient is worth where the config leaves it open.
     steps : bool
         Whether it takes steps of the size that the config gives.
-    in_step : bool
-        Whether the workers' states are of use together only if they are of one round; a stopped run ends in one.
     solvers : tuple of str
         What a master may minimise with, the default first; see `goco_mpi.core.methods.central`.
     stacked : callable (X, Links, shares) -> `goco_mpi.core.stacked.Step`, or None
         The twin of a method from outside the package; those inside have theirs in `goco_mpi.core.stacked.STEPS`.
+    sensitive : bool
+        Whether what rounding does may grow on the way, as it does where differences of gradients are divided.
+    in_step : bool
+        Whether the workers' states are of use together only if they are of one round; a stopped run ends in one.
     survives : bool
         Whether a run can go on when a worker dies.
     restarts : bool
@@ -140,19 +144,19 @@ class Method(ABC, Generic[S]):
         messages only of those that have lost as many.
     """
 
-    in_step: bool = False
     name: ClassVar[str]
     coded: ClassVar[bool] = True
     exact: ClassVar[bool] = False
     exchange: ClassVar[Literal["gossip", "allreduce", "central"]] = "gossip"
     reweighs: ClassVar[bool] = False
     remembers: ClassVar[bool] = False
-    sensitive: ClassVar[bool] = False
     mixings: ClassVar[tuple[str, ...]] = ("stale", "fold", "symmetric", "running")
     late: ClassVar[Literal["discard", "memory"]] = "discard"
     steps: ClassVar[bool] = True
     solvers: ClassVar[tuple[str, ...]] = ()
     stacked: ClassVar[Callable[..., Any] | None] = None
+    sensitive: bool = False
+    in_step: bool = False
     survives: bool = True
     restarts: bool = False
 

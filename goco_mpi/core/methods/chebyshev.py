@@ -51,7 +51,6 @@ class Chebyshev(Method[ChebyshevState]):
 
     name = "goco"
     in_step = True
-    mixings = ("stale", "fold", "symmetric")
     survives = False
 
     def __init__(self, n_rounds: int, radius: float) -> None:

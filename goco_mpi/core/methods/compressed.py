@@ -51,7 +51,6 @@ class CompressedGossip(Method[CompressedState]):
     """
 
     name = "goco"
-    mixings = ("stale",)
 
     def __init__(self, compression: Compression, norm: float) -> None:
         self._compression = compression

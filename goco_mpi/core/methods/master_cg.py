@@ -27,8 +27,7 @@ import numpy as np
 
 from goco_mpi.core.methods.allreduce import Allreduce
 from goco_mpi.core.methods.base import Array, Place, State
-from goco_mpi.core.methods.scaling import Scaling, trust
-from goco_mpi.errors import InputError
+from goco_mpi.core.methods.scaling import Scaling, damping
 
 SHORTEST = 1e-13
 """Step, relative to x, below which the differences of gradients are rounding."""
@@ -54,23 +53,13 @@ class MasterCg(Allreduce[MasterCgState]):
     """See the module; only a master's mean is of use to it."""
 
     def start(self, params: Array, place: Place) -> MasterCgState:
-        """Factorise P.
-
-        Raises
-        ------
-        InputError
-            If the loss is not quadratic.
-        """
+        """Factorise P."""
         share = place.share
-        if not share.quadratic:
-            raise InputError(
-                "method.preconditioner = 'local' needs a loss with the same Hessian everywhere: objective.kind = "
-                "'least_squares'. Leave it out."
-            )
+        assert share.quadratic  # the config refuses the preconditioner with other losses
         scaling = None
         if share.n_shards:
             alike = share.reweighted(np.full(share.n_shards, 1.0 / share.n_shards))
-            scaling = Scaling(alike.hessian(params), trust(share))
+            scaling = Scaling(alike.hessian(params), damping(share))
         return MasterCgState(params.copy(), scaling, params.copy(), np.zeros_like(params))
 
     def advance(self, state: MasterCgState, mean: Array, step_size: float) -> None:

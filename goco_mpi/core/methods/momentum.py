@@ -42,7 +42,6 @@ class QuasiGlobalMomentum(Method[MomentumState]):
     """
 
     name = "goco"
-    mixings = ("stale", "fold", "symmetric")
 
     def __init__(self, beta: float) -> None:
         self.beta = beta

@@ -24,6 +24,7 @@ from goco_mpi.core import encoding, rates
 from goco_mpi.core.bulletin import Bulletin
 from goco_mpi.core.gossip import Mixing, Received
 from goco_mpi.core.methods.base import Array, Encoding, Gradient, Method, Place, State
+from goco_mpi.errors import InputError
 
 
 @dataclass
@@ -52,14 +53,25 @@ class Rated(Method[RatedState]):
     n_workers : int
     most_growth : float
         Of the weights of a worker all of whose steps have gradients; inf where steps are as long as somebody says.
+
+    Raises
+    ------
+    InputError
+        If the method has rounds without a gradient: they would count as late.
     """
 
     def __init__(
         self, inner: Method[Any], weights: str, kind: str, n_workers: int, most_growth: float = np.inf
     ) -> None:
+        if type(inner).needs_gradient is not Method.needs_gradient:
+            raise InputError(
+                f"method.rates = '{kind}' counts how often gradients are late, and needs a method that wants one in "
+                f"every round. Got {type(inner).__name__}, which decides in needs_gradient. Use method.rates = "
+                "'stated', or give the class reweighs = False."
+            )
         self._inner = inner
+        self.sensitive, self.in_step = inner.sensitive, inner.in_step
         self.survives, self.restarts = inner.survives, inner.restarts
-        self.in_step = inner.in_step
         self._weights = weights
         self._kind = kind
         self._most_growth = most_growth
@@ -92,6 +104,10 @@ class Rated(Method[RatedState]):
         if state.encoding is None or not np.array_equal(weights, state.encoding.weights):
             state.encoding = Encoding(weights)
         return state.encoding
+
+    def counts(self, state: RatedState) -> dict[str, int]:
+        """Return what the method counted."""
+        return self._inner.counts(state.inner)
 
     def lose(self, state: RatedState, place: Place, alive: NDArray[np.bool_]) -> None:
         """Make up for the dead from now on; the rest is the method's."""

@@ -1,4 +1,4 @@
-"""How far to go along a scaled gradient, from the curvature that was met so far."""
+"""How far `goco_mpi.core.methods.table_newton` goes along a scaled gradient, from the curvature that was met."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from goco_mpi.core.methods.scaling import Scaling
 Array = NDArray[np.float64]
 
 LEAST_ALPHA = 0.03
+"""alpha however large the curvature."""
 CAUTIOUS = 4.0
 """k where the table shows no curvature."""
 ROUNDING = 1e-24
@@ -19,7 +20,7 @@ ROUNDING = 1e-24
 
 
 def relaxation(curvatures: Sequence[float]) -> float:
-    """Return alpha from the last k.
+    """Return alpha = 1 / max(k) of the curvatures k, within ``LEAST_ALPHA`` and 1.
 
     Examples
     --------
@@ -30,10 +31,19 @@ def relaxation(curvatures: Sequence[float]) -> float:
 
 
 def curvature(scaling: Scaling, point: Array, s: Array, y: Array) -> float | None:
-    """Return k, the curvature in units of P that s and y show, or None where neither mean moved.
+    """Return k = y' P^-1 y / s'y, the curvature in units of P, or None where neither mean moved.
 
     What may be rounding, as between two gradients at one point, is not taken for curvature. In the second round
     of a quadratic loss, s is nothing else: all were at the minimisers of their own models, and now are at the mean.
+
+    Parameters
+    ----------
+    scaling : Scaling
+        P.
+    point : ndarray of shape (n_params,)
+        The mean point now: the length of s is measured by it.
+    s, y : ndarray of shape (n_params,)
+        What the mean point and the mean gradient moved by.
     """
     rounding = ROUNDING * scaling.square(point)
     sy, yy = float(s @ y), float(y @ scaling.solve(y))

@@ -32,6 +32,7 @@ from goco_mpi.core.methods.base import Array, Gradient, Method, Place, State
 from goco_mpi.errors import InputError
 
 LEAST_WEIGHT = 1e-6
+"""omega below which a worker keeps its mass: see the module."""
 
 
 @dataclass
@@ -48,8 +49,6 @@ class RunningSums(Method[RunningSumsState]):
     """See the module."""
 
     name = "goco"
-    reweighs = True
-    mixings = ("running",)
     restarts = True
 
     def message_size(self, n_params: int) -> int:

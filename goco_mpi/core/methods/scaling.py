@@ -5,11 +5,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from goco_mpi.core.methods.base import Place
 from goco_mpi.core.shares import Share
 
 Array = NDArray[np.float64]
 
 HALF_THE_DIGITS = float(np.finfo(np.float64).eps) ** 0.5
+"""Part of a diagonal entry below which its pivot is taken for rounding."""
 
 
 class Scaling:
@@ -62,13 +64,26 @@ class Scaling:
         return float(half @ half)
 
 
-def trust(share: Share) -> float:
-    """Return c: how much of its diagonal a Hessian of so few rows needs.
+def worker_scaling(place: Place, params: Array) -> Scaling | None:
+    """Return P_i, of the worker's Hessian of weight 1 at ``params``; None where it holds nothing.
+
+    Raises
+    ------
+    ValueError
+        As of `Scaling`.
+    """
+    if place.weight == 0.0:
+        return None
+    return Scaling(place.share.hessian(params) / place.weight, damping(place.share))
+
+
+def damping(share: Share) -> float:
+    """Return c, how much of its diagonal a Hessian of so few rows needs; 0 where nobody counts the rows.
 
     Examples
     --------
     >>> from types import SimpleNamespace
-    >>> [trust(SimpleNamespace(n_params=100, n_rows=n)) for n in (0, 50, 100, 400)]
+    >>> [damping(SimpleNamespace(n_params=100, n_rows=n)) for n in (0, 50, 100, 400)]
     [0.0, 1.0, 0.75, 0.0]
     """
     if share.n_rows == 0:

@@ -33,7 +33,7 @@ must hear every other (a complete graph). Rows that nobody counts (an objective 
 own) are taken for enough: c = 0. A worker that holds nothing follows zb.
 
 The work of a first round is a factorisation, n_params^3 / 3, done before the clock starts (``setup_s`` in the record);
-the memory, two vectors for each worker, four during a change of weights, and n_params^2.
+the memory, two vectors for each worker, four during a change of weights, and n_params^2 for each factor.
 
 References
 ----------
@@ -53,12 +53,13 @@ from numpy.typing import NDArray
 from goco_mpi.core.gossip import Mixing, Received
 from goco_mpi.core.methods.base import Array, Encoding, Gradient, Method, Place, State
 from goco_mpi.core.methods.relaxation import curvature, relaxation
-from goco_mpi.core.methods.scaling import Scaling, trust
+from goco_mpi.core.methods.scaling import Scaling, worker_scaling
 from goco_mpi.core.methods.table import ENTRY, Table
 from goco_mpi.core.reweighting import MOST_WORKERS, Pace, Reweighting, patience
 from goco_mpi.errors import InputError, RunError
 
 FIRST_ALPHA = 0.5
+"""alpha before any curvature was met."""
 SETBACK = 1.5
 """Growth of ||gb|| over its smallest beyond which the first P_i serves."""
 SMALL = 1e-9
@@ -69,24 +70,39 @@ DECLARATION = 2
 
 @dataclass
 class TableNewtonState(State):
-    """As in the module.
+    """As in the module: ``params`` is z_i. Sets of workers are the bits of an int.
 
     Attributes
     ----------
-    weight : float
-        Sum of the table's weights.
-    entry : ndarray
-        The worker's own newest entry, of stamp 0 as long as there is none; ``last`` is its gradient.
+    entry : ndarray of shape (ENTRY + 2 n_params,)
+        The worker's own newest entry, of stamp 0 as long as there is none; ``last`` is the gradient that made it.
     table, coming : Table
         What is averaged, and what will be once it is whole (None where no change is on).
+    pace : Pace
+        What is known of everybody's pace.
+    reweighting : Reweighting or None
+        What becomes of the weights without a set of workers; None where nobody is left out.
+    first_scaling, scaling : Scaling or None
+        P_i at the start and now; None where the worker holds nothing.
     declared : (int, int)
         Number and set of the declaration that holds, ``since`` which round of the worker.
     encoding : Encoding or None
         The worker's weights by it; None: its first.
     slow : int
         Who looks slow to this worker.
-    scaling : Scaling or None
-        None where the worker holds nothing.
+    round : int
+        The worker's own.
+    alpha : float
+    curvatures : deque of float
+        The last three k.
+    mean_point, mean_gradient : ndarray of shape (n_params,) or None
+        zb and gb; None before the first, and where the next are another function's.
+    weight : float
+        Sum of the table's weights.
+    n_left_out : int
+        Steps in which the worker was left out.
+    longest_step, smallest_gradient : float
+        The safeguards where the loss is not quadratic: the length of the first step, and the smallest ||gb|| so far.
     """
 
     place: Place
@@ -140,23 +156,23 @@ class TableNewton(Method[TableNewtonState]):
             If the loss is not convex at the start.
         """
         try:
-            scaling = _scaling(place, params)
+            first_scaling = worker_scaling(place, params)
         except ValueError:
             raise InputError(
                 f"method.kind = '{self.name}' needs a convex loss with finite second derivatives, and rank "
                 f"{place.worker}'s has none at the start. Use method.kind = 'push_pull'."
             ) from None
         n = place.n_workers
-        known = place.all_weights is not None and n <= MOST_WORKERS
+        all_weights = place.all_weights if n <= MOST_WORKERS else None
         return TableNewtonState(
             params.copy(),
             place=place,
             entry=np.zeros(ENTRY + 2 * params.size),
             table=Table.empty(n, params.size, out=0),
             pace=Pace(n),
-            reweighting=Reweighting(place.all_weights) if known and place.all_weights is not None else None,
-            first_scaling=scaling,
-            scaling=scaling,
+            reweighting=None if all_weights is None else Reweighting(all_weights),
+            first_scaling=first_scaling,
+            scaling=first_scaling,
         )
 
     def counts(self, state: TableNewtonState) -> dict[str, int]:
@@ -220,12 +236,6 @@ class TableNewton(Method[TableNewtonState]):
             _judge(state, state.reweighting)
 
 
-def _scaling(place: Place, params: Array) -> Scaling | None:
-    if place.weight == 0.0:
-        return None
-    return Scaling(place.share.hessian(params) / place.weight, trust(place.share))
-
-
 def _write_entry(state: TableNewtonState, gradient: Gradient) -> None:
     """Make a new gradient the worker's entry, with P to go with it."""
     place, scaling, encoding, n = state.place, state.scaling, gradient.encoding, state.params.size
@@ -246,7 +256,7 @@ def _write_entry(state: TableNewtonState, gradient: Gradient) -> None:
             vector[:] = -place.weight * scaling.added * step
         return
     try:
-        state.scaling = _scaling(place, gradient.params)
+        state.scaling = worker_scaling(place, gradient.params)
     except ValueError:
         state.scaling = state.first_scaling
 
@@ -300,7 +310,7 @@ def _judge(state: TableNewtonState, reweighting: Reweighting) -> None:
 
 
 def _step(state: TableNewtonState, point: Array, gradient: Array, grown: bool) -> None:
-    """Go to zb - alpha P^-1 gb; ``grown``: one more worker is in these means than before."""
+    """Go to zb - alpha P^-1 gb; ``grown``: these means are of one worker more than before, or of other weights."""
     before, gradient_before = state.mean_point, state.mean_gradient
     state.mean_point, state.mean_gradient = point, gradient
     scaling = state.scaling

@@ -27,11 +27,11 @@ from goco_mpi.core.methods.table import ENTRY
 from goco_mpi.core.methods.table_newton import DECLARATION, TableNewton, TableNewtonState
 
 
-@dataclass
+@dataclass(kw_only=True)
 class RookState(TableNewtonState):
     """With the workers of the own row, itself included."""
 
-    row: tuple[int, ...] = ()
+    row: tuple[int, ...]
 
 
 class RookTableNewton(TableNewton):

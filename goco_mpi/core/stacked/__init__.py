@@ -30,6 +30,7 @@ from goco_mpi.core.stacked.table_newton import StackedNewton
 from goco_mpi.core.stragglers import StragglerModel
 
 Kind = Callable[[Array, Links, Sequence[Share]], Step]
+"""(X, links, shares) -> a method of gossip at its start."""
 
 STEPS: dict[str, Kind] = {
     "goco": StackedDescent,
@@ -38,6 +39,7 @@ STEPS: dict[str, Kind] = {
     "table_newton": StackedNewton,
     "dgd": StackedDescent,
 }
+"""The methods of gossip, as ``method.kind`` names them."""
 
 SOLVERS: dict[str, Callable[[Array, Sequence[Share], float | None], Step]] = {
     "descent": StackedDescentOnMean,

@@ -47,7 +47,18 @@ class Step(ABC):
 
     @abstractmethod
     def advance(self, g: Array, finished: Finished, eta: float, t: int) -> None:
-        """Go on by one round: gradients ``g``, of which only some were finished."""
+        """Go on by one round.
+
+        Parameters
+        ----------
+        g : ndarray of shape (n_workers, n_params)
+            Coded gradients. Of who has not finished one: zero, or with ``late = 'memory'`` the last that was finished.
+        finished : ndarray of bool, shape (n_workers,)
+        eta : float
+            Step size.
+        t : int
+            The round, from 0.
+        """
 
 
 class Links:
@@ -59,7 +70,20 @@ class Links:
     stragglers : StragglerModel
         Says which messages are lost.
     rule : str
+        One of `goco_mpi.core.gossip.RULES`.
     max_age : int
+        In rounds; counts under ``stale`` alone.
+
+    Attributes
+    ----------
+    dest, source, weight : ndarray of shape (n_edges,)
+        Each edge's receiver, sender and w_ij; those of one receiver follow each other.
+    last : ndarray of shape (n_edges, anything) or None
+        What each receiver last had; None before the first round.
+    last_round : ndarray of shape (n_edges,)
+        When that was sent; far below 0 where nothing has ever come.
+    perfect : bool
+        Whether no message is ever lost: `mix` then needs no `deliver`.
     """
 
     def __init__(self, mixing_matrix: sp.csr_array, stragglers: StragglerModel, rule: str, max_age: int) -> None:
@@ -69,7 +93,7 @@ class Links:
         entries = mixing_matrix.tocsr().sorted_indices().tocoo()
         off = (entries.row != entries.col) & (entries.data != 0.0)
         self.dest, self.source, self.weight = entries.row[off], entries.col[off], entries.data[off]
-        # Row i of a matrix on the edges has worker i's entries: those of one worker follow each other.
+        # Row i of a matrix on the edges has worker i's entries.
         self._begins = np.searchsorted(self.dest, np.arange(mixing_matrix.shape[0] + 1))
         self._ones = self._on_edges(np.ones(len(self.dest)))
         self.last_round = np.full(len(self.dest), -(2**62), dtype=np.int64)
