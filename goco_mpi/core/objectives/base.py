@@ -24,7 +24,7 @@ from functools import partial
 import numpy as np
 
 from goco_mpi.core.objectives import kernels
-from goco_mpi.core.objectives.curvature import gram_extremes, weighted_gram
+from goco_mpi.core.objectives.curvature import weighted_gram
 from goco_mpi.core.objectives.rows import BLOCK_BYTES, Array, Buffers, Features, WeightedRows
 
 Add = Callable[[Array, WeightedRows, slice, Array | None, bool], float]
@@ -50,8 +50,6 @@ class Objective(ABC):
     """
 
     name: str
-    curvature_bound: float
-    """Largest second derivative of the loss with respect to the model's output."""
     quadratic = False
     """Whether the Hessian is the same everywhere."""
 
@@ -221,11 +219,3 @@ class Objective(ABC):
     def _add_curvature(self, outputs: Array, features: Features, weights: Array, out: Array) -> None:
         """Add the Hessian of some rows' weighted losses to ``out``; here for one output a row."""
         out += weighted_gram(features, weights * self._residual_products(outputs, np.ones_like(outputs)))
-
-    def smoothness(self, rows: WeightedRows) -> float:
-        """Return L with ||grad F(x) - grad F(y)|| <= L ||x - y|| for all x, y (worst case)."""
-        return self.curvature_bound * gram_extremes(rows)[1] + self.l2 * rows.l2_weight
-
-    def strong_convexity(self, rows: WeightedRows) -> float:
-        """Return mu with F - (mu/2) ||x||^2 convex: what the regulariser alone guarantees."""
-        return self.l2 * rows.l2_weight

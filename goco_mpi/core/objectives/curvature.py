@@ -1,4 +1,4 @@
-"""The curvature of objectives: extreme eigenvalues of Hessians and of weighted Gram matrices."""
+"""The curvature of objectives: extreme eigenvalues of Hessians, and weighted Gram matrices."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from goco_mpi.core.objectives.rows import Array, Features, WeightedRows
+from goco_mpi.core.objectives.rows import Array, Features
 from goco_mpi.core.rng import Purpose, stream
 
 DENSER = 16
@@ -106,22 +106,3 @@ def weighted_gram(features: Features, weights: Array) -> Array:
     import scipy.sparse as sp
 
     return np.asarray((features.T @ (sp.diags_array(weights) @ features)).toarray())
-
-
-def gram_extremes(rows: WeightedRows) -> tuple[float, float]:
-    """Return the smallest and largest eigenvalue of sum_s c_s row_s row_s^T."""
-    n_features = rows.features.shape[1]
-    if n_features <= 2048:
-        values = np.linalg.eigvalsh(weighted_gram(rows.features, rows.weights))
-        return max(0.0, float(values[0])), float(values[-1])
-    if rows.n_rows == 0:
-        return 0.0, 0.0
-    from scipy.sparse.linalg import LinearOperator, eigsh
-
-    operator = LinearOperator(
-        (n_features, n_features),
-        matvec=lambda v: rows.features.T @ (rows.weights * (rows.features @ v)),
-        dtype=np.float64,
-    )
-    # The smallest eigenvalue of a wide Gram matrix costs a factorisation; 0 is a safe bound.
-    return 0.0, float(eigsh(operator, k=1, which="LA", return_eigenvectors=False)[0])

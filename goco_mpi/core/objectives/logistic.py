@@ -32,7 +32,6 @@ class Logistic(Objective):
     """loss = log(1 + exp(-target row . x)), targets -1 and 1."""
 
     name = "logistic"
-    curvature_bound = 0.25
 
     def _residuals(self, outputs: Array, targets: Array, losses: Array | None = None) -> None:
         np.multiply(outputs, targets, out=outputs)

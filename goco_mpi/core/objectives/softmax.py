@@ -14,7 +14,6 @@ class Softmax(Objective):
     """loss = logsumexp(row X) - (row X)[target], X = params reshaped (n_features, n_classes)."""
 
     name = "softmax"
-    curvature_bound = 0.5
 
     def __init__(self, n_features: int, l2: float, n_classes: int) -> None:
         super().__init__(n_features, l2)
