@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # a rank computes its own weights alone, and without
 
 KINDS = ("metropolis", "lazy_metropolis")
 MOST_DENSE = 1024
-"""Workers up to which all eigenvalues of a dense matrix are quicker than one of a sparse one."""
+"""Workers up to which all eigenvalues of the dense matrix are computed; beyond, one of the sparse matrix."""
 
 
 def metropolis(topology: Topology) -> sp.csr_array:
