@@ -38,7 +38,10 @@ class CostModel:
     ----------
     kind : str
     seed : int
-    compute_s, rows, spread, slow_p, slow_factor : float
+    compute_s, rows : float
+        A gradient over ``rows`` rows takes ``compute_s`` seconds where nothing slows it down.
+    spread, slow_p, slow_factor : float
+        What slows it down; see the table.
     traces : sequence of ndarray
         Seconds; worker i has trace i modulo their number, and where workers share one, each begins at a
         place of its own. An infinite time is that of a worker which never finishes.

@@ -48,7 +48,14 @@ class Share(ABC):
         """Return the same shards under other ``weights``, shape (n_shards,)."""
 
     def owning(self, owned: NDArray[np.bool_], n_shards: int) -> Self:
-        """Return the same shards, of which it answers for the loss of those ``owned``, shape (n_held,), of M in all.
+        """Return the same shards, answering for the loss of those ``owned``.
+
+        Parameters
+        ----------
+        owned : ndarray of bool, shape (n_shards,)
+            Of the shards held.
+        n_shards : int
+            M, the shards of all workers.
 
         Raises
         ------
@@ -58,10 +65,10 @@ class Share(ABC):
         raise ValueError("this share's part of the loss is fixed")
 
     def sampled(self, batch_size: int, rng: np.random.Generator) -> Self:
-        """Return ``batch_size`` rows of each shard, drawn without replacement, under weights for the whole shard.
+        """Return ``batch_size`` rows of each shard, drawn without replacement, that stand for all of its rows.
 
-        A gradient of them is an unbiased estimate of the share's. Shards that have no more rows are whole; the loss
-        stays that of all rows.
+        Their gradient is an unbiased estimate of the share's. A shard with no more rows than that is taken whole; the
+        loss stays that of all rows.
 
         Raises
         ------

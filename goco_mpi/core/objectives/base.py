@@ -30,7 +30,7 @@ from goco_mpi.core.objectives.rows import BLOCK_BYTES, Array, Buffers, Features,
 Add = Callable[[Array, WeightedRows, slice, Array | None, bool], float]
 
 HESSIAN_BYTES = 16 << 20
-"""Of the most rows that a Hessian takes in at a time."""
+"""Most bytes of features that a Hessian takes in at a time."""
 
 
 class Objective(ABC):
@@ -46,7 +46,7 @@ class Objective(ABC):
     Attributes
     ----------
     block_bytes : int
-        Features in a block of rows: what stays in the cache between its two products.
+        Bytes of features in a block of rows: what stays in the cache between its two products.
     """
 
     name: str

@@ -10,7 +10,8 @@ from goco_mpi.core.objectives.rows import Array, Features
 from goco_mpi.core.rng import Purpose, stream
 
 DENSER = 16
-"""Columns to a number of a CSR row up to which a Gram matrix is made of dense rows: BLAS is that much quicker."""
+"""How many times its stored numbers a CSR matrix may be as a dense one, for its Gram matrix to be made of that:
+BLAS is so much quicker."""
 
 
 def curvature(hessian_product: Callable[[Array], Array], n_params: int, iterations: int = 50) -> float:
