@@ -70,15 +70,15 @@ class Objective(ABC):
         return ()
 
     @abstractmethod
-    def _residuals(self, outputs: Array, targets: Array, losses: Array | None = None) -> None:
+    def _residuals(self, outputs: Array, targets: Array, losses: Array | None) -> None:
         """Overwrite the outputs of some rows by d loss / d output.
 
         Parameters
         ----------
         outputs : ndarray of shape (n_rows,) or (n_rows, n_classes)
         targets : ndarray of shape (n_rows,)
-        losses : ndarray of shape (n_rows,), optional
-            Overwritten by the rows' losses.
+        losses : ndarray of shape (n_rows,) or None
+            Overwritten by the rows' losses, where they are wanted.
         """
 
     @abstractmethod

@@ -13,6 +13,9 @@ DENSER = 16
 """How many times its stored numbers a CSR matrix may be as a dense one, for its Gram matrix to be made of that:
 BLAS is so much quicker."""
 
+LANCZOS_STEPS = 100
+"""Products that Lanczos' method spends at most; as many as there are parameters are enough."""
+
 
 def curvature(hessian_product: Callable[[Array], Array], n_params: int, iterations: int = 50) -> float:
     """Return the largest eigenvalue of a Hessian by power iteration.
@@ -46,17 +49,13 @@ def curvature(hessian_product: Callable[[Array], Array], n_params: int, iteratio
     return value
 
 
-def extreme_curvatures(
-    hessian_product: Callable[[Array], Array], n_params: int, iterations: int = 100
-) -> tuple[float, float]:
+def extreme_curvatures(hessian_product: Callable[[Array], Array], n_params: int) -> tuple[float, float]:
     """Return the smallest and the largest eigenvalue of a Hessian by Lanczos' method, fully orthogonalised.
 
     Parameters
     ----------
     hessian_product, n_params
         As for `curvature`.
-    iterations : int
-        Products spent at most; as many as there are parameters are enough.
 
     Returns
     -------
@@ -73,7 +72,7 @@ def extreme_curvatures(
     >>> extreme_curvatures(lambda v: np.array([3.0, 1.0, 2.0]) * v, 3)
     (1.0, 3.0)
     """
-    basis = np.zeros((min(iterations, n_params) + 1, n_params))
+    basis = np.zeros((min(LANCZOS_STEPS, n_params) + 1, n_params))
     vector = stream(0, Purpose.CURVATURE).standard_normal(n_params)
     diagonal: list[float] = []
     off: list[float] = []

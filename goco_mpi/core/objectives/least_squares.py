@@ -14,7 +14,7 @@ class LeastSquares(Objective):
     name = "least_squares"
     quadratic = True
 
-    def _residuals(self, outputs: Array, targets: Array, losses: Array | None = None) -> None:
+    def _residuals(self, outputs: Array, targets: Array, losses: Array | None) -> None:
         np.subtract(outputs, targets, out=outputs)
         if losses is not None:
             np.multiply(outputs, outputs, out=losses)

@@ -33,7 +33,7 @@ class Logistic(Objective):
 
     name = "logistic"
 
-    def _residuals(self, outputs: Array, targets: Array, losses: Array | None = None) -> None:
+    def _residuals(self, outputs: Array, targets: Array, losses: Array | None) -> None:
         np.multiply(outputs, targets, out=outputs)
         np.negative(outputs, out=outputs)
         if losses is not None:

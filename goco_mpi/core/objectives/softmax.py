@@ -29,7 +29,7 @@ class Softmax(Objective):
     def _columns(self) -> tuple[int, ...]:
         return (self.n_classes,)
 
-    def _residuals(self, outputs: Array, targets: Array, losses: Array | None = None) -> None:
+    def _residuals(self, outputs: Array, targets: Array, losses: Array | None) -> None:
         shape = outputs.shape
         chosen: NDArray[np.bool_] = self._buffers("chosen", *shape, dtype=np.bool_)
         np.equal(targets[:, None], self._classes, out=chosen)
