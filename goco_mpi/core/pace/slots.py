@@ -227,7 +227,10 @@ class ReceiveSlot:
         self.request = None if self.flags & GOODBYE else self._start(self._posted)
 
     def kept(self, below: float) -> dict[str, Any] | None:
-        """Return what a checkpoint holds of the slot: of messages with a ``word`` below that one alone."""
+        """Return what a checkpoint holds of the slot, of messages whose word is less than ``below``.
+
+        None where the value kept came with a later word, and what was there before is gone.
+        """
         if self.value_word >= below:
             return None
         heard_round = self.heard_round if self.word < below else self.value_round
