@@ -94,6 +94,11 @@ def test_without_an_optimum_there_is_no_suboptimality(tmp_path):
     assert np.isnan(read_run(tmp_path / "run").history["suboptimality"]).all()
 
 
+def test_a_run_that_starts_at_the_optimum_and_leaves_it_is_recorded(tmp_path):
+    assert write(tmp_path / "run", loss=2.5, loss_optimum=2.0)["suboptimality"] is None
+    np.testing.assert_array_equal(read_run(tmp_path / "run").history["suboptimality"], [0.0, np.nan])
+
+
 def test_losses_survive_the_text_to_the_last_bit(tmp_path):
     write(tmp_path / "run", loss=1 / 3)
     assert read_run(tmp_path / "run").history["loss"][1] == 1 / 3

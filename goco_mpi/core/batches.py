@@ -23,15 +23,15 @@ class Batch:
     seed: int
 
     def of(self, share: Share, worker: int, step: int) -> Share:
-        """Return the rows of the gradient that ``worker`` begins in a step, weighted for the whole share.
+        """Return the rows of the gradient that ``worker`` begins in a step; see `Share.sampled`.
 
-        Holders of one shard draw each their own rows, so that their noise averages out.
+        Each holder of a shard draws rows of its own, so that the noise of all averages out.
         """
         return share.sampled(self.size, stream(self.seed, Purpose.BATCH, worker, step))
 
 
 def n_rows(share: Share, batch: Batch | None) -> int:
-    """Return the rows of one gradient of a share."""
+    """Return the number of rows that one gradient of a share goes through."""
     if batch is None or not isinstance(share, ModelShare):
         return share.n_rows
     return sum(min(batch.size, rows) for rows in share.sizes)

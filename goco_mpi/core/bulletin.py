@@ -22,6 +22,11 @@ class Bulletin:
     unsaid : float
         What stands for a number that is not known.
 
+    Attributes
+    ----------
+    entries : ndarray of shape (2, n_ranks)
+        What travels: the rounds in which the numbers were posted, -1 for none, and the numbers.
+
     Examples
     --------
     >>> mine, theirs = Bulletin(2), Bulletin(2)
@@ -35,14 +40,13 @@ class Bulletin:
     def __init__(self, n_ranks: int, unsaid: float = -1.0) -> None:
         self.entries = np.full((2, n_ranks), -1.0)
         self.entries[1] = self._unsaid = unsaid
-        """Rounds, then values; what travels, shape (2, n_ranks)."""
 
     def post(self, rank: int, round_: int, value: float) -> None:
         """Say something new of ``rank``."""
         self.entries[:, rank] = round_, value
 
     def restart(self, absent: Collection[int]) -> None:
-        """Forget everything; those who are ``absent`` have said 0 and never say anything again."""
+        """Forget everything; those who are ``absent`` count as having said 0, and never say anything again."""
         self.entries[0], self.entries[1] = -1.0, self._unsaid
         for rank in absent:
             self.post(rank, 0, 0.0)

@@ -29,8 +29,10 @@ from goco_mpi.errors import InputError, check_one_of
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
+KINDS = ("fractional_repetition", "cyclic")
+"""Placements that have a code."""
 EXACT = 1e-9
-"""Largest deviation of a' B from 1 that is rounding: half-decoded sets are off by far more."""
+"""Largest deviation of a' B from 1 that counts as rounding; that of a set which cannot be decoded is far larger."""
 WORST_AMPLIFICATION = 1e6
 """Growth of rounding in decoding beyond which a code is refused: ten digits are left."""
 
@@ -217,6 +219,3 @@ def build(kind: str, placement: Placement, seed: int) -> Code:
     if kind == "fractional_repetition":
         return FractionalRepetition(placement)
     return Cyclic(placement.n_workers, placement.n_shards, int(placement.replication[0]), seed)
-
-
-KINDS = ("fractional_repetition", "cyclic")

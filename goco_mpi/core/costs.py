@@ -38,7 +38,10 @@ class CostModel:
     ----------
     kind : str
     seed : int
-    compute_s, rows, spread, slow_p, slow_factor : float
+    compute_s, rows : float
+        A gradient over ``rows`` rows takes ``compute_s`` seconds where nothing slows it down.
+    spread, slow_p, slow_factor : float
+        What slows it down; see the table.
     traces : sequence of ndarray
         Seconds; worker i has trace i modulo their number, and where workers share one, each begins at a
         place of its own. An infinite time is that of a worker which never finishes.
@@ -71,8 +74,8 @@ class CostModel:
 
     def __post_init__(self) -> None:
         check_one_of("cost.compute", self.kind, KINDS)
-        if self.kind == "trace" and not (self.traces and all(_usable(trace) for trace in self.traces)):
-            raise InputError("cost.trace must be of positive numbers of seconds, at least one for each worker.")
+        if self.kind == "trace":
+            _check_traces(self.traces)
 
     def gradient_s(self, worker: int, number: int, n_rows: int) -> float:
         """Return the seconds that gradient ``number`` of a worker takes over ``n_rows`` rows."""
@@ -112,5 +115,16 @@ class CostModel:
         return 2.0 * math.ceil(math.log2(n_workers)) * self.latency_s + 2.0 * n_bytes / self.bytes_per_s
 
 
-def _usable(trace: NDArray[np.float64]) -> bool:
-    return trace.size > 0 and bool((trace > 0.0).all())
+def _check_traces(traces: Sequence[NDArray[np.float64]]) -> None:
+    """Refuse times that last no time, and workers that have none."""
+    got = "" if traces else "no worker"
+    for worker, trace in enumerate(traces):
+        wrong = trace[~(trace > 0.0)]
+        if wrong.size or not trace.size:
+            got = f"{wrong[0]:g} for worker {worker}" if wrong.size else f"none for worker {worker}"
+            break
+    if got:
+        raise InputError(
+            f"cost.trace must hold positive numbers of seconds, at least one for each worker. Got {got}. Leave out "
+            "what is no duration; inf stands for a gradient that never ends."
+        )

@@ -97,17 +97,17 @@ KINDS: dict[str, Callable[[Placement, NDArray[np.float64]], NDArray[np.float64]]
 def of_worker(
     kind: str, held: NDArray[np.bool_], completion_rates: NDArray[np.float64], worker: int, least_rate: float
 ) -> NDArray[np.float64]:
-    """Return one worker's weights a_ik of its shards, as it sees the completion rates; see `build`.
+    """Return one worker's weights a_ik of its shards by the completion rates that it knows; see `build`.
 
     Parameters
     ----------
     kind : {'paper', 'own', 'coverage'}
     held : ndarray of shape (n_workers, n_held), bool
-        Who else holds its shards.
+        Who holds its shards, itself included.
     completion_rates : ndarray of shape (n_workers,)
     worker : int
     least_rate : float
-        What the holders of a shard finish counts as no less: weights stay finite.
+        Least sum of the holders' rates that a weight is taken of, so that it stays finite.
 
     Returns
     -------

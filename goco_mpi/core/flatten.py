@@ -1,8 +1,9 @@
-"""What a run keeps in its memory as one text and named arrays, and back.
+"""A run's state as one JSON text and named arrays, and back.
 
-A run's state is dataclasses and small objects of this package, containers, numbers and arrays, all of which may be
-shared: two names for one object are two names for one object afterwards. Nothing else is taken, and nothing else comes
-of a text, whoever wrote it: objects of ``goco_mpi.core`` get their attributes, and no code of theirs runs.
+A state consists of dataclasses and small objects of this package, enums, containers, numbers and arrays. An object or
+array with two names in it is one thing with two names afterwards; a container is copied for each name. Anything else
+is refused, in writing and in reading, whoever wrote the text: objects of ``goco_mpi.core`` get their attributes, and
+none of their code runs.
 
 What follows from the experiment is left out, and *given* again by a fresh state: see ``GIVEN``.
 """
@@ -153,7 +154,7 @@ class _Reader:
     def value(self, node: Any) -> Any:
         if not isinstance(node, dict):
             return node
-        kind = next(iter(node))
+        kind = next(iter(node), "")
         content = node[kind]
         match kind:
             case "array":
@@ -173,7 +174,7 @@ class _Reader:
             case "again":
                 return self._built[content]
             case "enum":
-                return _class(content)(self.value(node["value"]))
+                return _enum(content)(self.value(node["value"]))
             case "object":
                 built = self._built[content] = object.__new__(_class(node["class"]))
                 for name, item in node["attributes"]:
@@ -182,10 +183,18 @@ class _Reader:
         raise ValueError(f"this state has a part that is none: {kind!r}")
 
 
-def _class(name: str) -> Any:
+def _class(name: str) -> type[Any]:
     """Return a class of this package by its name."""
     module, _, qualname = name.partition(":")
     found = getattr(importlib.import_module(module), qualname) if module.startswith(_PACKAGE) else None
     if not isinstance(found, type) or found.__module__ != module:
         raise ValueError(f"this state has an object of {name!r}, which is none of goco_mpi's")
+    return found
+
+
+def _enum(name: str) -> type[Enum]:
+    """Return an enum of this package by its name: calling any other class would run its code."""
+    found = _class(name)
+    if not issubclass(found, Enum):
+        raise ValueError(f"this state has a member of {name!r}, which is no enum")
     return found

@@ -58,14 +58,16 @@ def sampled_dissimilarity(dissimilarity: float, n_shards: int, n_sampled: int) -
     return dissimilarity / n_sampled * (n_shards - n_sampled) / max(n_shards - 1, 1)
 
 
-def suboptimality(loss: float, loss_start: float, loss_optimum: float) -> float:
+def suboptimality(loss: float, loss_start: float, loss_optimum: float) -> float | None:
     """Return (F - F*) / (F(0) - F*): 1 at the start, 0 at the optimum.
+
+    None for a loss away from the optimum in a run that started there: it has no scale to measure that by.
 
     Examples
     --------
     >>> suboptimality(1.5, 3.0, 1.0)
     0.25
     """
-    if loss == loss_optimum:  # also where the start is the optimum
+    if loss == loss_optimum:
         return 0.0
-    return (loss - loss_optimum) / (loss_start - loss_optimum)
+    return (loss - loss_optimum) / (loss_start - loss_optimum) if loss_start > loss_optimum else None

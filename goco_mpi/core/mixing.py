@@ -14,6 +14,8 @@ if TYPE_CHECKING:  # a rank computes its own weights alone, and without
     import scipy.sparse as sp
 
 KINDS = ("metropolis", "lazy_metropolis")
+MOST_DENSE = 1024
+"""Workers up to which all eigenvalues of the dense matrix are computed; beyond, one of the sparse matrix."""
 
 
 def metropolis(topology: Topology) -> sp.csr_array:
@@ -73,7 +75,7 @@ def neighbor_weights(matrix: sp.csr_array, topology: Topology, worker: int) -> N
 
 
 def weights_of(kind: str, topology: Topology, worker: int) -> NDArray[np.float64]:
-    """Return `neighbor_weights` of the matrix named ``kind``, of which no more is made.
+    """Return `neighbor_weights` of the matrix named ``kind`` without building the matrix.
 
     Examples
     --------
@@ -108,14 +110,13 @@ def spectral_gap(matrix: sp.csr_array) -> float:
     if n == 1:
         return 1.0
     # Deflating the known eigenvector (ones, eigenvalue 1) leaves the second modulus on top.
-    if n <= 1024:
+    if n <= MOST_DENSE:
         values = np.linalg.eigvalsh(matrix.toarray() - 1.0 / n)
         return float(1.0 - np.abs(values).max())
     from scipy.sparse.linalg import LinearOperator, eigsh
 
     deflated = LinearOperator((n, n), matvec=lambda v: matrix @ v - v.mean(), dtype=np.float64)
-    start = np.cos(np.arange(n) + 1.0)  # fixed, so that the same graph always prints the same gap
-    value = eigsh(deflated, k=1, which="LM", return_eigenvectors=False, v0=start)
+    value = eigsh(deflated, k=1, which="LM", return_eigenvectors=False, v0=_start(n))
     return float(1.0 - abs(value[0]))
 
 
@@ -134,9 +135,13 @@ def laplacian_norm(matrix: sp.csr_array) -> float:
     (1.0, 1.333333333333)
     """
     n = matrix.shape[0]
-    if n <= 1024:
+    if n <= MOST_DENSE:
         return float(1.0 - np.linalg.eigvalsh(matrix.toarray())[0])
     from scipy.sparse.linalg import eigsh
 
-    start = np.cos(np.arange(n) + 1.0)  # fixed: the same on every process
-    return float(1.0 - eigsh(matrix, k=1, which="SA", return_eigenvectors=False, v0=start)[0])
+    return float(1.0 - eigsh(matrix, k=1, which="SA", return_eigenvectors=False, v0=_start(n))[0])
+
+
+def _start(n: int) -> NDArray[np.float64]:
+    """Return where the search for an eigenvector begins: fixed, so that every process finds the same value."""
+    return np.asarray(np.cos(np.arange(n) + 1.0))

@@ -1,7 +1,8 @@
 """Completion rates as the workers see them themselves: counted, averaged over recent rounds, or dead or alive.
 
     n <- beta^D n + f ,  r <- beta^D r + (1 + beta + ... + beta^(D-1)) ,  q = n / r          n = r = 1 at first
-    f   share of the held shards that a step's gradient is of, D rounds after the step before
+    D   rounds since the step before
+    f   part of the worker's shards that the step's gradient is of
     beta = 1 (``counted``), or 1 - 1/100 (``ema``: an exponential moving average)
 
 An ``ema`` begins anew, with n = r = 1, where the past makes what a worker does all but impossible: it was frozen
@@ -19,7 +20,7 @@ Its own q' bounds what it makes up for itself (`goco_mpi.core.methods.rated`).
 
 Every worker says its q to all with each message (`goco_mpi.core.bulletin`). One that is silent cannot say
 that it finishes nothing any more; after `QUIET_ROUNDS` its q goes on as if it did not. ``live`` is 1 for all who
-have been heard of in `DEAD_ROUNDS`.
+have been heard of in the last `DEAD_ROUNDS`.
 """
 
 from __future__ import annotations
@@ -42,11 +43,11 @@ DEAD_ROUNDS = 200
 IMPROBABLE = 1e-4
 """Chance of a gap or a run of finished gradients below which the past is forgotten."""
 LEAST_RATE = 0.01
-"""What all holders of a shard together finish at least, for its weight: it is made up for up to a hundredfold."""
+"""Least sum of its holders' rates that a shard's weight is taken of: lateness is made up for a hundredfold at most."""
 
 
 def decay(kind: str) -> float:
-    """Return beta."""
+    """Return beta, by which the sums fade in a round."""
     return 1.0 - 1.0 / HORIZON if kind == "ema" else 1.0
 
 
@@ -83,7 +84,7 @@ class RateEstimate:
         self._kept = (0, (1.0, 1.0))  # the run before this gap
 
     def update(self, round_: int, finished: float) -> float:
-        """Take note of a step in ``round_``, ``finished`` the share of its gradient, and return q in [0, 1]."""
+        """Take note of a step in ``round_``, f of its gradient being ``finished``, and return q in [0, 1]."""
         self._in_steps = self._decay * self._in_steps + finished
         self._steps = self._decay * self._steps + 1.0
         self.of_steps = 1.0 if self._always else self._in_steps / self._steps

@@ -24,6 +24,8 @@ from goco_mpi.core.pace.work import FinishedWork
 from goco_mpi.errors import RunError
 
 Array = NDArray[np.float64]
+_Sent = tuple[int, int]
+"""A message: who sent it, in which of its steps."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,49 +98,26 @@ def replay_gossip(
     ]
     for worker in workers:
         worker.check(workers)
-    # How often each message will still be used; it is forgotten after that.
-    uses = Counter(
-        (j, int(step))
-        for worker in workers
-        for j, column in worker.used_by_neighbor()
-        for step in column
-        if step != NONE
-    )
-    messages = {
-        (j, heard[0]): heard[2]
-        for worker in workers
-        for j, heard in worker.heard.items()
-        if heard[0] < workers[j].first
-    }
-    waiting: defaultdict[tuple[int, int], list[_Worker]] = defaultdict(list)
+    messages = _Messages(workers)
+    waiting: defaultdict[_Sent, list[_Worker]] = defaultdict(list)
     ready = [(worker.round, worker.index) for worker in workers]
     heapq.heapify(ready)
-
-    def publish(worker: _Worker, message: Array) -> None:
-        key = (worker.index, worker.step)
-        if uses[key]:
-            messages[key] = message
-        for other in waiting.pop(key, []):
-            heapq.heappush(ready, (other.round, other.index))
-
     while ready:
         worker = workers[heapq.heappop(ready)[1]]
         if worker.message is None:
+            sent = worker.index, worker.step
             worker.message = worker.send(step_size)
-            publish(worker, worker.message)
+            messages.add(sent, worker.message)
+            for other in waiting.pop(sent, []):
+                heapq.heappush(ready, (other.round, other.index))
         if worker.done:
             continue
         needed = worker.inputs()
-        missing = next((key for key in needed if key is not None and key not in messages), None)
+        missing = messages.first_missing(needed)
         if missing is not None:
             waiting[missing].append(worker)
             continue
-        worker.receive([None if key is None else messages[key] for key in needed], workers, step_size)
-        for key in needed:
-            if key is not None:
-                uses[key] -= 1
-                if not uses[key]:
-                    del messages[key]
+        worker.receive(messages.take(needed), workers, step_size)
         heapq.heappush(ready, (worker.round, worker.index))
     for worker in workers:
         if not worker.done:
@@ -198,6 +177,43 @@ def _check_form(rank: int, events: Events) -> None:
     table = events.table
     if table.dtype != np.int32 or table.ndim != 2 or not len(table) or table.shape[1] < 2 + events.degree:
         raise RunError(f"The events contradict the rules: those of rank {rank} are not of this graph.")
+
+
+class _Messages:
+    """All workers' messages that exist by now, each until its last use."""
+
+    def __init__(self, workers: Sequence[_Worker]) -> None:
+        self._uses_left = Counter(
+            (j, int(step))
+            for worker in workers
+            for j, column in worker.used_by_neighbor()
+            for step in column
+            if step != NONE
+        )
+        self._there = {
+            (j, heard[0]): heard[2]
+            for worker in workers
+            for j, heard in worker.heard.items()
+            if heard[0] < workers[j].first
+        }
+
+    def add(self, sent: _Sent, message: Array) -> None:
+        if self._uses_left[sent]:
+            self._there[sent] = message
+
+    def first_missing(self, needed: Sequence[_Sent | None]) -> _Sent | None:
+        """Return the first of those ``needed`` that has not been sent yet, None if all have."""
+        return next((sent for sent in needed if sent is not None and sent not in self._there), None)
+
+    def take(self, needed: Sequence[_Sent | None]) -> list[Array | None]:
+        """Return the messages for one use of each; None where none is needed."""
+        taken = [None if sent is None else self._there[sent] for sent in needed]
+        for sent in needed:
+            if sent is not None:
+                self._uses_left[sent] -= 1
+                if not self._uses_left[sent]:
+                    del self._there[sent]
+        return taken
 
 
 class _Worker:
@@ -289,7 +305,7 @@ class _Worker:
     def _contradiction(self, what: str) -> RunError:
         return RunError(f"The events contradict the rules: those of rank {self.index} {what}.")
 
-    def inputs(self) -> list[tuple[int, int] | None]:
+    def inputs(self) -> list[_Sent | None]:
         """Return (worker, step) of each neighbour's message that this step takes in."""
         used = self.events.used[self.row]
         return [None if step == NONE else (j, int(step)) for j, step in zip(self.neighbors, used, strict=True)]

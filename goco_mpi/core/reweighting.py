@@ -5,8 +5,8 @@ each shard goes to the other holders in proportion to theirs:
 
     a_ik(out) = a_ik / sum_{j not in out} a_jk        so that sum_i a_ik(out) = 1 for every shard k
 
-Whoever is slow and holds a shard that nobody else can take stays in, with the weights that it has: an old gradient
-of it is old news, where new weights would have everyone wait for a new one.
+Whoever is slow and holds a shard that nobody else can take stays in, and keeps its weights: its last gradient goes on
+counting then, where under new weights everyone would have to wait for its next.
 """
 
 from __future__ import annotations

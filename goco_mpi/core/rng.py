@@ -62,7 +62,7 @@ def stream(seed: int, purpose: Purpose, worker: int = 0, round_: int = 0) -> np.
     return np.random.Generator(np.random.Philox(key=[seed, int(purpose)], counter=[0, 0, worker, round_]))
 
 
-_A_BLOCK = 4
+_PER_COUNT = 4
 """Numbers that Philox draws from one value of its counter."""
 
 
@@ -88,8 +88,8 @@ def uniform(seed: int, purpose: Purpose, round_: int, worker: int) -> float:
     >>> uniform(1, Purpose.STRAGGLER, 7, 42) == float(uniforms(1, Purpose.STRAGGLER, 7, 100)[42])
     True
     """
-    block, place = divmod(worker, _A_BLOCK)
-    bits = np.random.Philox(key=[seed, int(purpose)], counter=[block, 0, 0, round_])
+    count, place = divmod(worker, _PER_COUNT)
+    bits = np.random.Philox(key=[seed, int(purpose)], counter=[count, 0, 0, round_])
     return float(np.random.Generator(bits).random(place + 1)[-1])
 
 

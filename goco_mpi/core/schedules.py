@@ -19,7 +19,8 @@ class StepSchedule:
     tau : float or None
         Rounds after which the step has halved.
     momentum : float or None
-        The best weight of the last move in the next, for accelerated descent where the curvatures tell it.
+        beta, the part of the last move that accelerated descent repeats (`goco_mpi.core.methods.allreduce_nesterov`),
+        where it follows from the curvatures; None where the method finds its own.
 
     Examples
     --------

@@ -5,12 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, Protocol, Self, cast
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from goco_mpi.core.objectives import Objective, WeightedRows
+from goco_mpi.errors import InputError
 
 Array = NDArray[np.float64]
 
@@ -47,7 +48,14 @@ class Share(ABC):
         """Return the same shards under other ``weights``, shape (n_shards,)."""
 
     def owning(self, owned: NDArray[np.bool_], n_shards: int) -> Self:
-        """Return the same shards, of which it answers for the loss of those ``owned``, shape (n_held,), of M in all.
+        """Return the same shards, answering for the loss of those ``owned``.
+
+        Parameters
+        ----------
+        owned : ndarray of bool, shape (n_shards,)
+            Of the shards held.
+        n_shards : int
+            M, the shards of all workers.
 
         Raises
         ------
@@ -57,10 +65,10 @@ class Share(ABC):
         raise ValueError("this share's part of the loss is fixed")
 
     def sampled(self, batch_size: int, rng: np.random.Generator) -> Self:
-        """Return ``batch_size`` rows of each shard, drawn without replacement, under weights for the whole shard.
+        """Return ``batch_size`` rows of each shard, drawn without replacement, that stand for all of its rows.
 
-        A gradient of them is an unbiased estimate of the share's. Shards that have no more rows are whole; the loss
-        stays that of all rows.
+        Their gradient is an unbiased estimate of the share's. A shard with no more rows than that is taken whole; the
+        loss stays that of all rows.
 
         Raises
         ------
@@ -269,6 +277,11 @@ class CustomShare(Share):
         (N/M) a_ik of each.
     owned : ndarray of shape (n_shards,)
         1/M for a shard whose loss this worker answers for, 0 for the others.
+
+    Raises
+    ------
+    InputError
+        By `gradient_blocks` and `loss`, where the objective gives no gradient as long as x, or no number.
     """
 
     def __init__(
@@ -280,7 +293,8 @@ class CustomShare(Share):
         self._shards = shards
         self.weights = weights
         self._owned = owned
-        self._term = np.empty(n_params)
+        self._term = np.full(n_params, np.nan)
+        self._answered = False
 
     def reweighted(self, weights: Array) -> CustomShare:
         """Return the same shards under other weights."""
@@ -294,14 +308,49 @@ class CustomShare(Share):
         """Take one shard after the other, or only one; yield after each."""
         out[:] = 0.0
         for place in range(self.n_shards) if shard is None else (shard,):
-            returned = self.objective.gradient(params, self._shards[place], out=self._term)
-            if returned is not None and returned is not self._term:
-                self._term[:] = cast("Array", returned)  # anything that numpy makes a vector of
+            self._ask(params, self._shards[place])
             self._term *= self.weights[place]
             out += self._term
             yield
 
+    def _ask(self, params: Array, shard: Any) -> None:
+        """Have the gradient of a shard in the buffer, whether the objective writes or returns it."""
+        returned = self.objective.gradient(params, shard, out=self._term)
+        if returned is not None and returned is not self._term:
+            self._term[:] = self._vector(returned)
+        elif not self._answered and np.isnan(self._term).all():
+            raise InputError(
+                f"gradient(x, shard, out) of {type(self.objective).__name__} must write the gradient into out, or "
+                "return it. It returned nothing, and every number in out is NaN, as it was before."
+            )
+        self._answered = True
+
+    def _vector(self, returned: object) -> Array:
+        """Return what the objective returned for a gradient as a vector of shape (n_params,)."""
+        try:
+            array = np.asarray(returned, dtype=np.float64)
+        except (TypeError, ValueError):
+            found = f"{returned!r}"
+        else:
+            if array.size == self.n_params:
+                return array.reshape(-1)
+            found = f"an array of shape {array.shape}"
+        raise InputError(
+            f"gradient(x, shard, out) of {type(self.objective).__name__} must return {self.n_params} numbers, as many "
+            f"as x has. Got {found}. Return the gradient with respect to x, or write it into out."
+        )
+
     def loss(self, params: Array) -> float:
         """Return the mean over the shards that this worker owns, of the losses of all."""
         parts = zip(self._owned, self._shards, strict=True)
-        return float(sum(weight * self.objective.loss(params, shard) for weight, shard in parts if weight))
+        return float(sum(weight * self._loss(params, shard) for weight, shard in parts if weight))
+
+    def _loss(self, params: Array, shard: Any) -> float:
+        returned = self.objective.loss(params, shard)
+        try:
+            return float(returned)
+        except (TypeError, ValueError):
+            raise InputError(
+                f"loss(x, shard) of {type(self.objective).__name__} must return a number. Got {returned!r}. Return the "
+                "shard's loss at x, such as a mean over its rows."
+            ) from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -56,12 +56,17 @@ class Topology:
 
     def reachable_from(self, worker: int) -> set[int]:
         """Return the workers that ``worker`` can reach over edges, itself included."""
-        seen = {worker}
-        frontier = [worker]
-        while frontier:
-            frontier = list({j for i in frontier for j in self._adjacency[i]} - seen)
-            seen.update(frontier)
-        return seen
+        return set().union(*self._layers(worker))
+
+    def _layers(self, worker: int) -> Iterator[set[int]]:
+        """Yield the workers at distance 0, 1, 2, ... from ``worker``: a breadth-first search."""
+        seen, layer = {worker}, {worker}
+        while layer:
+            yield layer
+            if len(seen) == self.n_workers:  # a last look around would be the most of the work on a dense graph
+                return
+            layer = {j for i in layer for j in self._adjacency[i]} - seen
+            seen |= layer
 
     def without(self, workers: Collection[int]) -> Topology:
         """Return the graph in which these ``workers`` have no edges.
@@ -76,22 +81,14 @@ class Topology:
 
     @cached_property
     def diameter(self) -> int:
-        """Edges between the two workers that are furthest apart, in a connected graph.
+        """Number of edges between the two workers that are furthest apart, in a connected graph.
 
         Examples
         --------
         >>> Topology(4, ((0, 1), (1, 2), (2, 3))).diameter, Topology(1, ()).diameter
         (3, 0)
         """
-
-        def eccentricity(worker: int) -> int:
-            seen, frontier, distance = {worker}, {worker}, 0
-            while frontier := {j for i in frontier for j in self._adjacency[i]} - seen:
-                seen |= frontier
-                distance += 1
-            return distance
-
-        return max(map(eccentricity, range(self.n_workers)))
+        return max(sum(1 for _ in self._layers(worker)) for worker in range(self.n_workers)) - 1
 
     def check_connected(self) -> None:
         """Refuse a graph in which some worker can never hear of another.

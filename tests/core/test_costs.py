@@ -71,9 +71,17 @@ def test_an_allreduce_is_two_log2_n_latencies_and_all_bytes_twice():
     assert cost.sending_s(50) == 0.5
 
 
-@pytest.mark.parametrize("traces", [[], [np.zeros(0)], [np.array([1.0, 0.0])], [np.array([math.nan])]])
-def test_a_trace_without_times_is_refused(traces):
-    with pytest.raises(InputError, match=r"cost\.trace"):
+@pytest.mark.parametrize(
+    ("traces", "got"),
+    [
+        ([], "no worker"),
+        ([np.zeros(0)], "none for worker 0"),
+        ([np.ones(2), np.array([1.0, -0.5])], "-0.5 for worker 1"),
+        ([np.array([math.inf, math.nan])], "nan for worker 0"),
+    ],
+)
+def test_a_trace_without_times_is_refused(traces, got):
+    with pytest.raises(InputError, match=rf"^cost\.trace must hold positive .* Got {got}\. Leave out"):
         model("trace", traces=traces)
 
 

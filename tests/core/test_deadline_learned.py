@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from goco_mpi.core.pace.deadline import Deadline
+from goco_mpi.core.pace.deadline import WINDOW, Deadline
 
 
 @pytest.mark.parametrize("setting", [0.0, 0.25, math.inf])
@@ -39,23 +39,25 @@ def test_one_hiccup_does_not_move_the_deadline() -> None:
 
 
 def test_a_lasting_slow_down_moves_the_deadline_although_everything_is_cut_at_it() -> None:
-    deadline = Deadline("auto", factor=2.0, window=31)
-    for _ in range(31):
+    deadline = Deadline("auto", factor=2.0)
+    for _ in range(WINDOW):
         deadline.observe(0.1)
     slow = 5.0
     rounds = 0
     while deadline.seconds < slow:
         deadline.observe(min(slow, deadline.seconds))  # work that was cut lasted until the deadline
         rounds += 1
-        assert rounds < 31 * 10, "the deadline never reaches the new pace"
+        assert rounds < WINDOW * 10, "the deadline never reaches the new pace"
     # And back, when the slow-down is over.
-    for _ in range(31):
+    for _ in range(WINDOW):
         deadline.observe(0.1)
     assert deadline.seconds == pytest.approx(0.2)
 
 
 def test_the_window_forgets() -> None:
-    deadline = Deadline("auto", factor=1.0, window=3)
-    for seconds in (9.0, 9.0, 9.0, 1.0, 1.0):
+    deadline = Deadline("auto", factor=1.0)
+    for seconds in [9.0] * WINDOW + [1.0] * (WINDOW // 2):
         deadline.observe(seconds)
+    assert deadline.seconds == 9.0
+    deadline.observe(1.0)
     assert deadline.seconds == 1.0

@@ -196,6 +196,8 @@ def test_what_is_not_of_the_package_is_refused(value: object) -> None:
         '{"object": 0, "class": "goco_mpi.core.flatten:Place", "attributes": []}',
         '{"object": 0, "class": "goco_mpi.core.nowhere:Thing", "attributes": []}',
         '{"enum": "goco_mpi.core.methods.allreduce_pcg:Phase", "value": 99}',
+        '{"enum": "goco_mpi.core.rates:RateEstimate", "value": "ema"}',
+        "{}",
         '{"array": "7"}',
         '{"given": "Place"}',
         '{"again": 3}',

@@ -32,7 +32,10 @@ def test_suboptimality_is_one_at_the_start_zero_at_the_optimum_and_above_one_bey
 
 def test_suboptimality_of_a_start_at_the_optimum_does_not_end_the_run():
     # All-zero targets: F(0) = F*. The run is over before it starts, not an error.
-    assert not metrics.suboptimality(3.0, 3.0, 3.0) > 0.0
+    assert metrics.suboptimality(3.0, 3.0, 3.0) == 0.0
+    # Gradients of some shards or rows lead away from there, by no part of anything.
+    assert metrics.suboptimality(3.5, 3.0, 3.0) is None
+    assert metrics.suboptimality(3.5, 3.0, 3.0 + 1e-15) is None  # an optimum that rounding puts above the start
 
 
 def test_gradient_dissimilarity_is_the_mean_squared_distance_from_the_mean_relative_to_its_square():

@@ -119,49 +119,11 @@ def test_dense_and_csr_features_give_the_same(kind, seed):
         objective.hessian_product(params, rows, direction),
         **tolerance,
     )
-    np.testing.assert_allclose(objective.smoothness(dense), objective.smoothness(rows), **tolerance)
-    np.testing.assert_allclose(objective.strong_convexity(dense), objective.strong_convexity(rows), **tolerance)
     if kind != "least_squares":
         np.testing.assert_array_equal(
             objective.accuracy(params, dense.features, rows.targets),
             objective.accuracy(params, rows.features, rows.targets),
         )
-
-
-@settings(max_examples=40, deadline=None)
-@given(KINDS, SEEDS, st.integers(1, 12))
-def test_curvature_everywhere_lies_between_strong_convexity_and_smoothness(kind, seed, n_rows):
-    objective, rows, params, _ = make(kind, seed, n_rows=n_rows)
-    values = np.linalg.eigvalsh(dense_hessian(objective, rows, params))
-    low, high = objective.strong_convexity(rows), objective.smoothness(rows)
-    assert 0.3 * rows.l2_weight <= low + 1e-14
-    assert low <= values[0] + 1e-12
-    assert values[-1] <= high + 1e-12
-
-
-@settings(max_examples=30, deadline=None)
-@given(SEEDS, st.integers(1, 12))
-def test_bounds_are_tight_for_least_squares_whose_hessian_is_constant(seed, n_rows):
-    objective, rows, params, _ = make("least_squares", seed, n_rows=n_rows)
-    values = np.linalg.eigvalsh(dense_hessian(objective, rows, params))
-    assert objective.smoothness(rows) == pytest.approx(values[-1], rel=1e-12)
-    assert objective.strong_convexity(rows) == pytest.approx(values[0], rel=1e-10)
-
-
-@pytest.mark.parametrize("kind", ["logistic", "softmax"])
-def test_smoothness_is_attained_at_zero_with_two_classes(kind):
-    # Probabilities of one half have the largest second derivative: 1/4, and 1/2 for two outputs.
-    objective, rows, params, _ = make(kind, 3, n_classes=2)
-    values = np.linalg.eigvalsh(dense_hessian(objective, rows, np.zeros_like(params)))
-    assert objective.smoothness(rows) == pytest.approx(values[-1], rel=1e-12)
-
-
-def test_smoothness_of_wide_data_comes_from_products_alone_and_agrees_with_the_small_gram_matrix():
-    objective, rows, _, _ = make("least_squares", 0, n_rows=6, n_features=2100, sparse=True)
-    scaled = np.sqrt(rows.weights)[:, None] * rows.features.toarray()
-    top = np.linalg.eigvalsh(scaled @ scaled.T)[-1]
-    assert objective.smoothness(rows) == pytest.approx(top + 0.3 * rows.l2_weight, rel=1e-10)
-    assert objective.strong_convexity(rows) == 0.3 * rows.l2_weight  # the safe bound: rank 6 of 2100
 
 
 @pytest.mark.parametrize("kind", objectives.KINDS)
@@ -191,14 +153,6 @@ def test_without_rows_the_regulariser_remains(kind, sparse):
     assert objective.loss(params, rows) == pytest.approx(0.3 * params @ params)
     np.testing.assert_allclose(objective.gradient(params, rows), 0.6 * params)
     np.testing.assert_allclose(objective.hessian_product(params, rows, direction), 0.6 * direction)
-    assert objective.smoothness(rows) == pytest.approx(0.6)
-    assert objective.strong_convexity(rows) == pytest.approx(0.6)
-
-
-def test_smoothness_of_wide_data_without_rows_is_that_of_the_regulariser():
-    objective = objectives.build("least_squares", 2100, 0.3, None)
-    rows = WeightedRows(sp.csr_array((0, 2100)), np.empty(0), np.empty(0), 1.0)
-    assert objective.smoothness(rows) == pytest.approx(0.3)
 
 
 @settings(max_examples=30, deadline=None)
@@ -207,7 +161,6 @@ def test_power_iteration_finds_the_largest_curvature_from_below(kind, seed):
     objective, rows, params, _ = make(kind, seed)
     found = objectives.curvature(lambda v: objective.hessian_product(params, rows, v), objective.n_params)
     largest = np.linalg.eigvalsh(dense_hessian(objective, rows, params))[-1]
-    assert found <= objective.smoothness(rows) * (1 + 1e-12)
     assert found <= largest * (1 + 1e-12)
 
 
@@ -300,7 +253,6 @@ def test_features_in_float32_are_multiplied_in_float64(kind, seed, sparse, block
         lambda rows: objective.gradient(params, rows),
         lambda rows: objective.hessian_product(params, rows, direction),
         lambda rows: objective.hessian(params, rows),
-        lambda rows: objective.smoothness(rows),
     ):
         np.testing.assert_allclose(of(single), of(rounded), rtol=1e-12, atol=1e-14)
     # And so they are as far from those in float64 as rounding a feature takes them.

@@ -5,6 +5,7 @@ import scipy.sparse as sp
 from goco_mpi.core import encoding, objectives, placement
 from goco_mpi.core.objectives import WeightedRows
 from goco_mpi.core.shares import CustomShare, ModelShare, Share
+from goco_mpi.errors import InputError
 
 KINDS = ("least_squares", "logistic", "softmax")
 SIZES = [5, 3, 8, 1, 6, 4, 7, 2, 5, 3, 4]
@@ -206,10 +207,49 @@ class Returning(RidgeOnAShard):
         return fresh
 
 
+class ReturningAColumn(Returning):
+    """Returns as many numbers in another shape."""
+
+    def gradient(self, x, shard, out):
+        return super().gradient(x, shard, out)[:, None]
+
+
 def test_a_gradient_may_be_returned_instead_of_written():
     case = Case("least_squares")
-    written, returned = (custom_share(case, 1, objective) for objective in (RidgeOnAShard(), Returning()))
-    np.testing.assert_array_equal(returned.gradient(case.params), written.gradient(case.params))
+    written, *returned = (
+        custom_share(case, 1, objective) for objective in (RidgeOnAShard(), Returning(), ReturningAColumn())
+    )
+    for share in returned:
+        np.testing.assert_array_equal(share.gradient(case.params), written.gradient(case.params))
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (1.0, r"of Returned must return 5 numbers, as many as x has. Got an array of shape \(\)"),
+        (np.zeros(3), r"Got an array of shape \(3,\). Return the gradient with respect to x, or write it into out."),
+        ("much", "Got 'much'"),
+        (None, "of Returned must write the gradient into out, or return it"),
+    ],
+)
+def test_what_is_no_gradient_is_refused(returned, message):
+    class Returned(RidgeOnAShard):
+        def gradient(self, x, shard, out):
+            return returned
+
+    case = Case("least_squares")
+    with pytest.raises(InputError, match=message):
+        custom_share(case, 1, Returned()).gradient(case.params)
+
+
+def test_what_is_no_loss_is_refused():
+    class Silent(RidgeOnAShard):
+        def loss(self, x, shard):
+            return None
+
+    case = Case("least_squares")
+    with pytest.raises(InputError, match=r"loss\(x, shard\) of Silent must return a number. Got None."):
+        [custom_share(case, worker, Silent()).loss(case.params) for worker in range(N_WORKERS)]
 
 
 def test_losses_of_ones_own_objective_add_up_and_each_shard_is_asked_once():

@@ -151,6 +151,14 @@ def test_a_script_makes_gradients_late(late: str) -> None:
     assert counts(work) == (3, 0, 6)
 
 
+@pytest.mark.parametrize("late", POLICIES)
+def test_a_worker_without_shards_is_never_late(late: str) -> None:
+    work = work_on(ScriptedShare(0), late, EVERY_THIRD)
+    for round_ in range(9):
+        whole(work, round_, round_)
+    assert work.n_late == work.n_partial == 0
+
+
 def test_who_waits_has_no_late_gradients_whatever_the_script_says() -> None:
     work = work_on(ScriptedShare(4), "wait", EVERY_THIRD)
     assert all(whole(work, round_, round_) is not None for round_ in range(9))

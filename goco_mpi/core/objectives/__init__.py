@@ -41,7 +41,7 @@ def build(kind: str, n_features: int, l2: float, n_classes: int | None, block_by
     l2 : float
     n_classes : int or None
     block_bytes : int, optional
-        Features in a block of rows, as the cache has it (default: `BLOCK_BYTES`).
+        Bytes of features in a block of rows, as many as the cache holds (default: `BLOCK_BYTES`).
 
     Raises
     ------

@@ -24,13 +24,13 @@ from functools import partial
 import numpy as np
 
 from goco_mpi.core.objectives import kernels
-from goco_mpi.core.objectives.curvature import gram_extremes, weighted_gram
+from goco_mpi.core.objectives.curvature import weighted_gram
 from goco_mpi.core.objectives.rows import BLOCK_BYTES, Array, Buffers, Features, WeightedRows
 
 Add = Callable[[Array, WeightedRows, slice, Array | None, bool], float]
 
 HESSIAN_BYTES = 16 << 20
-"""Of the most rows that a Hessian takes in at a time."""
+"""Most bytes of features that a Hessian takes in at a time."""
 
 
 class Objective(ABC):
@@ -46,12 +46,10 @@ class Objective(ABC):
     Attributes
     ----------
     block_bytes : int
-        Features in a block of rows: what stays in the cache between its two products.
+        Bytes of features in a block of rows: what stays in the cache between its two products.
     """
 
     name: str
-    curvature_bound: float
-    """Largest second derivative of the loss with respect to the model's output."""
     quadratic = False
     """Whether the Hessian is the same everywhere."""
 
@@ -72,15 +70,15 @@ class Objective(ABC):
         return ()
 
     @abstractmethod
-    def _residuals(self, outputs: Array, targets: Array, losses: Array | None = None) -> None:
+    def _residuals(self, outputs: Array, targets: Array, losses: Array | None) -> None:
         """Overwrite the outputs of some rows by d loss / d output.
 
         Parameters
         ----------
         outputs : ndarray of shape (n_rows,) or (n_rows, n_classes)
         targets : ndarray of shape (n_rows,)
-        losses : ndarray of shape (n_rows,), optional
-            Overwritten by the rows' losses.
+        losses : ndarray of shape (n_rows,) or None
+            Overwritten by the rows' losses, where they are wanted.
         """
 
     @abstractmethod
@@ -221,11 +219,3 @@ class Objective(ABC):
     def _add_curvature(self, outputs: Array, features: Features, weights: Array, out: Array) -> None:
         """Add the Hessian of some rows' weighted losses to ``out``; here for one output a row."""
         out += weighted_gram(features, weights * self._residual_products(outputs, np.ones_like(outputs)))
-
-    def smoothness(self, rows: WeightedRows) -> float:
-        """Return L with ||grad F(x) - grad F(y)|| <= L ||x - y|| for all x, y (worst case)."""
-        return self.curvature_bound * gram_extremes(rows)[1] + self.l2 * rows.l2_weight
-
-    def strong_convexity(self, rows: WeightedRows) -> float:
-        """Return mu with F - (mu/2) ||x||^2 convex: what the regulariser alone guarantees."""
-        return self.l2 * rows.l2_weight

@@ -1,4 +1,4 @@
-"""The curvature of objectives: extreme eigenvalues of Hessians and of weighted Gram matrices."""
+"""The curvature of objectives: extreme eigenvalues of Hessians, and weighted Gram matrices."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ from collections.abc import Callable
 
 import numpy as np
 
-from goco_mpi.core.objectives.rows import Array, Features, WeightedRows
+from goco_mpi.core.objectives.rows import Array, Features
 from goco_mpi.core.rng import Purpose, stream
 
 DENSER = 16
-"""Columns to a number of a CSR row up to which a Gram matrix is made of dense rows: BLAS is that much quicker."""
+"""How many times its stored numbers a CSR matrix may be as a dense one, for its Gram matrix to be made of that:
+BLAS is so much quicker."""
+
+LANCZOS_STEPS = 100
+"""Products that Lanczos' method spends at most; as many as there are parameters are enough."""
 
 
 def curvature(hessian_product: Callable[[Array], Array], n_params: int, iterations: int = 50) -> float:
@@ -45,17 +49,13 @@ def curvature(hessian_product: Callable[[Array], Array], n_params: int, iteratio
     return value
 
 
-def extreme_curvatures(
-    hessian_product: Callable[[Array], Array], n_params: int, iterations: int = 100
-) -> tuple[float, float]:
+def extreme_curvatures(hessian_product: Callable[[Array], Array], n_params: int) -> tuple[float, float]:
     """Return the smallest and the largest eigenvalue of a Hessian by Lanczos' method, fully orthogonalised.
 
     Parameters
     ----------
     hessian_product, n_params
         As for `curvature`.
-    iterations : int
-        Products spent at most; as many as there are parameters are enough.
 
     Returns
     -------
@@ -72,7 +72,7 @@ def extreme_curvatures(
     >>> extreme_curvatures(lambda v: np.array([3.0, 1.0, 2.0]) * v, 3)
     (1.0, 3.0)
     """
-    basis = np.zeros((min(iterations, n_params) + 1, n_params))
+    basis = np.zeros((min(LANCZOS_STEPS, n_params) + 1, n_params))
     vector = stream(0, Purpose.CURVATURE).standard_normal(n_params)
     diagonal: list[float] = []
     off: list[float] = []
@@ -106,22 +106,3 @@ def weighted_gram(features: Features, weights: Array) -> Array:
     import scipy.sparse as sp
 
     return np.asarray((features.T @ (sp.diags_array(weights) @ features)).toarray())
-
-
-def gram_extremes(rows: WeightedRows) -> tuple[float, float]:
-    """Return the smallest and largest eigenvalue of sum_s c_s row_s row_s^T."""
-    n_features = rows.features.shape[1]
-    if n_features <= 2048:
-        values = np.linalg.eigvalsh(weighted_gram(rows.features, rows.weights))
-        return max(0.0, float(values[0])), float(values[-1])
-    if rows.n_rows == 0:
-        return 0.0, 0.0
-    from scipy.sparse.linalg import LinearOperator, eigsh
-
-    operator = LinearOperator(
-        (n_features, n_features),
-        matvec=lambda v: rows.features.T @ (rows.weights * (rows.features @ v)),
-        dtype=np.float64,
-    )
-    # The smallest eigenvalue of a wide Gram matrix costs a factorisation; 0 is a safe bound.
-    return 0.0, float(eigsh(operator, k=1, which="LA", return_eigenvectors=False)[0])

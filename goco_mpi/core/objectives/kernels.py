@@ -24,7 +24,7 @@ except ImportError:  # built without a compiler, or not built at all
 KINDS = {"least_squares": 0, "logistic": 1, "softmax": 2}
 
 BLOCKS = 4
-"""Blocks of numpy's that a call takes at once: a kernel reads from memory no more than once whatever their size."""
+"""Blocks of rows that numpy would take one by one, in one call: a kernel reads rows once, whatever a block's size."""
 
 
 def name() -> str:

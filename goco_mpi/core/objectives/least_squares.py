@@ -5,18 +5,16 @@ from __future__ import annotations
 import numpy as np
 
 from goco_mpi.core.objectives.base import Objective
-from goco_mpi.core.objectives.curvature import gram_extremes
-from goco_mpi.core.objectives.rows import Array, WeightedRows
+from goco_mpi.core.objectives.rows import Array
 
 
 class LeastSquares(Objective):
     """loss = (row . x - target)^2 / 2."""
 
     name = "least_squares"
-    curvature_bound = 1.0
     quadratic = True
 
-    def _residuals(self, outputs: Array, targets: Array, losses: Array | None = None) -> None:
+    def _residuals(self, outputs: Array, targets: Array, losses: Array | None) -> None:
         np.subtract(outputs, targets, out=outputs)
         if losses is not None:
             np.multiply(outputs, outputs, out=losses)
@@ -27,7 +25,3 @@ class LeastSquares(Objective):
 
     def _right(self, outputs: Array, targets: Array) -> Array | None:
         return None  # a regression has no accuracy
-
-    def strong_convexity(self, rows: WeightedRows) -> float:
-        """Return the smallest eigenvalue of the Hessian, which is constant."""
-        return gram_extremes(rows)[0] + self.l2 * rows.l2_weight

@@ -32,9 +32,8 @@ class Logistic(Objective):
     """loss = log(1 + exp(-target row . x)), targets -1 and 1."""
 
     name = "logistic"
-    curvature_bound = 0.25
 
-    def _residuals(self, outputs: Array, targets: Array, losses: Array | None = None) -> None:
+    def _residuals(self, outputs: Array, targets: Array, losses: Array | None) -> None:
         np.multiply(outputs, targets, out=outputs)
         np.negative(outputs, out=outputs)
         if losses is not None:

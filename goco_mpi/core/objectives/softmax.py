@@ -14,7 +14,6 @@ class Softmax(Objective):
     """loss = logsumexp(row X) - (row X)[target], X = params reshaped (n_features, n_classes)."""
 
     name = "softmax"
-    curvature_bound = 0.5
 
     def __init__(self, n_features: int, l2: float, n_classes: int) -> None:
         super().__init__(n_features, l2)
@@ -30,7 +29,7 @@ class Softmax(Objective):
     def _columns(self) -> tuple[int, ...]:
         return (self.n_classes,)
 
-    def _residuals(self, outputs: Array, targets: Array, losses: Array | None = None) -> None:
+    def _residuals(self, outputs: Array, targets: Array, losses: Array | None) -> None:
         shape = outputs.shape
         chosen: NDArray[np.bool_] = self._buffers("chosen", *shape, dtype=np.bool_)
         np.equal(targets[:, None], self._classes, out=chosen)

@@ -8,6 +8,8 @@ from collections import deque
 
 FIRST_GOSSIP_S = 0.05
 """Automatic gossip deadline of the first round, when nothing has been measured yet."""
+WINDOW = 31
+"""Durations that the running median is over."""
 
 
 class Deadline:
@@ -21,8 +23,6 @@ class Deadline:
         auto: multiple of the median.
     first_s : float
         auto: the deadline before anything was seen.
-    window : int
-        auto: how many observations the median is over.
 
     Attributes
     ----------
@@ -39,10 +39,10 @@ class Deadline:
     0.2
     """
 
-    def __init__(self, setting: float | str, factor: float, first_s: float = math.inf, window: int = 31) -> None:
+    def __init__(self, setting: float | str, factor: float, first_s: float = math.inf) -> None:
         self.learns = setting == "auto"
         self._factor = factor
-        self._seen: deque[float] = deque(maxlen=window)
+        self._seen: deque[float] = deque(maxlen=WINDOW)
         self.seconds = first_s if self.learns else float(setting)
 
     @property

@@ -18,13 +18,12 @@ from goco_mpi.core.gossip import HEADER
 
 Array = NDArray[np.float64]
 
-GOODBYE = 1
-FAILED = 2
-STOPPED = 4
+GOODBYE, FAILED, STOPPED = 1, 2, 4
+"""Flags: the sender's last message; its parameters grow without bound; it has decided that the run is over."""
 LOST = 8
 """How many workers the sender has lost counts in the flags as multiples of this."""
 WORD = 16
-"""Bits of the flags; behind them a message carries a whole number, of which its exchange knows what it means."""
+"""Bits of the flags. The number's higher bits are the *word*, a whole number that means what the exchange says."""
 
 
 class Message:
@@ -156,7 +155,7 @@ class ReceiveSlot:
     flags : int
         What the neighbour said last; after a goodbye nothing more comes and nothing is posted.
     word, value_word : int
-        The number behind the flags heard last, and that with the newest value.
+        The word heard last, and the one that came with the newest value.
     reached : float
         ``heard_round``; infinite after the goodbye, as nothing more is owed then.
     """
@@ -228,7 +227,10 @@ class ReceiveSlot:
         self.request = None if self.flags & GOODBYE else self._start(self._posted)
 
     def kept(self, below: float) -> dict[str, Any] | None:
-        """Return what a checkpoint holds of the slot: of messages with a ``word`` below that one alone."""
+        """Return what a checkpoint holds of the slot, of messages whose word is less than ``below``.
+
+        None where the value kept came with a later word, and what was there before is gone.
+        """
         if self.value_word >= below:
             return None
         heard_round = self.heard_round if self.word < below else self.value_round

@@ -52,7 +52,7 @@ class Work:
     stragglers : StragglerModel
     late : {'discard', 'partial', 'memory', 'wait'}
     batch : Batch, optional
-        What rows a gradient is taken of; all of them without.
+        Which rows a gradient is taken of (default: all).
 
     Attributes
     ----------
@@ -83,11 +83,9 @@ class Work:
         self.n_whole = self.n_partial = self.n_late = self.n_shard_gradients = 0
 
     def start(self, params: Array, round_: int, step: int, encoding: Encoding | None = None) -> Iterator[None]:
-        """Begin the gradient at ``params``; the iterator computes, and yields between blocks.
+        """Begin the gradient at ``params``, under the weights of ``encoding`` if given.
 
-        With an ``encoding``, under its weights.
-
-        Exhaust it and call `finish`, or leave it and call `cut`.
+        The iterator computes, and yields between blocks. Exhaust it and call `finish`, or leave it and call `cut`.
         """
         np.copyto(self._params, params)
         self._step = step
@@ -144,7 +142,7 @@ class Work:
     def cut(self) -> FinishedWork | None:
         """Return what counts of a gradient that is left unfinished."""
         if not self._finished:
-            self.n_late += 1
+            self.n_late += self._share.n_shards > 0  # without shards there is nothing to be late with
             return None
         whole = len(self._finished) == self._share.n_shards
         self.n_whole += whole
