@@ -43,6 +43,11 @@ class Edge:
     arrives: Callable[[int], bool] | None
     arrived_s: float = math.nan
 
+    @property
+    def open(self) -> bool:
+        """Whether anything is under way: the neighbour's goodbye has not come, or it has not taken in this rank's."""
+        return self.send.request is not None or self.receive.request is not None
+
 
 class GossipExchange(Exchange):
     """Slots to every graph neighbour; waits for those who are not suspects. Collective.
@@ -316,7 +321,8 @@ class GossipExchange(Exchange):
         Raises
         ------
         RunError
-            If a neighbour stays silent for ``time_limit_s``.
+            If after ``time_limit_s`` a neighbour has not said goodbye, or not taken in this rank's; or some rank is
+            not there.
         """
         end = time.perf_counter() + time_limit_s
         if self._synchronous:
@@ -327,11 +333,10 @@ class GossipExchange(Exchange):
         # Also who stops because a neighbour did says so, for those who do not know that one.
         flags = (FAILED if failed or self.failed else 0) | (STOPPED if self.stopped else 0)
         self._send(round_, step, GOODBYE | flags)
-        while any(edge.send.request is not None or edge.receive.request is not None for edge in self._edges):
-            self._progress(end)
+        while silent := [edge.neighbor for edge in self._edges if edge.open]:
             if time.perf_counter() >= end:
-                silent = [edge.neighbor for edge in self._edges if not (edge.receive.goodbye or edge.send.buried)]
                 raise RunError(f"ranks {silent} did not end. {_shutdown_advice(time_limit_s)}")
+            self._progress(end)
         self._dissolve(end, time_limit_s)
 
     def _dissolve(self, end: float, time_limit_s: float) -> None:
