@@ -350,3 +350,22 @@ def test_a_run_begins_at_the_mean_parameters_of_another_of_any_layout(session: S
             begin(session, directory / "smaller", smaller, warm_start=directory / "run")
         with pytest.raises(InputError, match="has neither"):
             begin(session, directory / "none", smaller, warm_start=directory)
+
+
+@pytest.mark.mpi(min_size=1)
+def test_data_of_another_width_are_refused_where_a_run_goes_on(session: Session) -> None:
+    with common_directory(session) as directory:
+
+        def write(n_features: int) -> None:
+            rows = np.random.default_rng(1).normal(size=(48, n_features + 1))
+            np.savez(directory / "data.npz", features=rows[:, 1:], targets=rows[:, 0])
+
+        source = {"source": str(directory / "data.npz"), "standardize": False}
+        raw = scripted(session.size, **LEAST_SQUARES, step=AUTO, checkpoint={"every": 9})
+        config = parse_config({**raw, "data": {**source, "shards": 12}})
+        session.share(lambda: write(5))
+        begin(session, directory / "run", config)
+        session.share(lambda: write(7))
+        with pytest.raises(InputError, match=r"data\.source .* 6 parameters\. Got 8\..*--force") as raised:
+            begin(session, directory / "run", replace(config, rounds=60), resume=True)
+        assert raised.value.agreed
