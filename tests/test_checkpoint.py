@@ -139,12 +139,15 @@ def test_a_damaged_file_is_found_out(tmp_path: Path, how: str) -> None:
         checkpoint.read_rank(found.path, 1)
 
 
-def test_a_set_whose_name_is_damaged_is_not_taken_for_another_runs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ['{"schema_version"', "[]", "null", '{"schema_version": 1}'])
+def test_a_set_whose_name_is_damaged_is_not_taken_for_another_runs(tmp_path: Path, text: str) -> None:
     write_set(files(tmp_path, N_RANKS), 1, N_RANKS, N_PARAMS)
-    (tmp_path / "set-00000001" / "whole.json").write_text('{"schema_version"')
+    (tmp_path / "set-00000001" / "whole.json").write_text(text)
     (found,) = checkpoint.whole_sets(tmp_path)
-    with pytest.raises(DamagedError, match="damaged"):
+    with pytest.raises(DamagedError, match=r"whole\.json' is damaged"):
         checkpoint.refuse_other_run(found, CONFIG, N_RANKS)
+    with pytest.raises(DamagedError, match=r"whole\.json' is damaged"):
+        checkpoint.mean_params(tmp_path)
 
 
 @pytest.mark.parametrize(
