@@ -104,7 +104,8 @@ class Session:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is None or isinstance(error, SystemExit) or (isinstance(error, GocoError) and error.agreed):
+        agreed = isinstance(error, GocoError) and (error.agreed or self.size == 1)  # a rank alone agrees with itself
+        if error is None or isinstance(error, SystemExit) or agreed:
             self.close()
         elif isinstance(error, GocoError):
             self.abort(f"{self.prefix} {error}")

@@ -231,6 +231,18 @@ def test_an_error_on_one_rank_ends_all(mpiexec: list[str], statement: str, said:
     assert time.monotonic() - start < 30
 
 
+def test_an_error_of_a_session_of_one_rank_is_said_by_who_catches_it(mpiexec: list[str]) -> None:
+    program = (
+        "from goco_mpi.engine.session import Session\n"
+        "from goco_mpi.errors import RunError\n"
+        "try:\n"
+        "    with Session() as session: raise RunError('this rank alone')\n"
+        "except RunError as error: print(error)\n"
+    )
+    ended = launch(mpiexec, 1, program)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "this rank alone\n", "")
+
+
 def test_sys_exit_passes_through(mpiexec: list[str]) -> None:
     program = "import sys\nfrom goco_mpi.engine.session import Session\nwith Session() as session:\n    sys.exit(3)\n"
     ended = launch(mpiexec, 1, program)
