@@ -489,6 +489,16 @@ def test_what_was_spent_stays_with_its_snapshot_when_others_are_dropped() -> Non
     assert [params[0] for params in snapshots.params] == [0.0, 2.0, 4.0, 7.0]
 
 
+def test_a_last_round_that_turns_out_to_be_an_earlier_one_is_the_only_last() -> None:
+    """Who has died may have been the one that was furthest: then the last round is worked out anew."""
+    snapshots = Snapshots(every=2)
+    for round_ in range(6):
+        snapshots.take(round_, float(round_), np.zeros(2), lambda: Spent(0, 0))
+    for last_round in (9, 7):
+        snapshots.finish(last_round, 9.0, np.ones(2), Spent(99, 3))
+    assert snapshots.rounds == [0, 2, 4, 7]
+
+
 def test_the_next_round_is_no_jump() -> None:
     exchange = ScriptedExchange({t: t + 1 for t in range(10)})
     loop = loop_over(exchange)
