@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from goco_mpi.checkpoint import CheckpointFiles, WholeSet
+from goco_mpi.checkpoint import CheckpointFiles
 from goco_mpi.core.flatten import flatten
 from goco_mpi.engine.exchange import Exchange
 from goco_mpi.schema import CheckpointConfig
@@ -117,10 +117,6 @@ class Checkpointing:
             self._thread.join(time_limit_s)
             if self._thread.is_alive():
                 self._complain(f"is given up: it is still being written after {time_limit_s:g} s")
-
-    def pin(self, found: WholeSet) -> None:
-        """Keep the checkpoint that the run went on from, of which its record will have a copy."""
-        self._files.pin(found)
 
     def tidy(self) -> None:
         """Look once more whether checkpoints are whole, when all ranks have written theirs."""

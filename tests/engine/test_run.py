@@ -454,10 +454,11 @@ def loop_over(
     """Return the loop of one rank that minimises |x|^2 / 2 + |x - 1|^2 / 2, in two dimensions."""
     rows = WeightedRows(np.eye(2), np.ones(2), np.ones(2), 1.0)
     share = ModelShare(LeastSquares(2, l2=1.0), rows, rows, [1, 1], np.array([0.5, 0.5]), rows)
+    place = Place(0, 1, (), share, share.weight, np.ones((1, 2), dtype=bool), 2)
     return RoundLoop(
         work=GradientWork(0, share, stragglers or StragglerModel("none", 1), options.get("late", "discard")),
         method=METHODS["goco"],
-        place=Place(0, 1, (), share, share.weight, np.ones((1, 2), dtype=bool), 2),
+        place=place,
         mixing=Mixing(np.empty(0), 20),
         exchange=exchange,
         step_size=StepSchedule(step, None),
@@ -465,7 +466,7 @@ def loop_over(
         snapshots=Snapshots(every=2),
         stopping=Stopping(stop or StopConfig(), exchange, share.loss),
         progress=lambda round_: None,
-        start=np.zeros(2),
+        state=METHODS["goco"].start(np.zeros(2), place),
         **{"late": "discard", "compute_deadline": Deadline(INF, 1.0), **options},
     )
 
