@@ -26,7 +26,7 @@ from goco_mpi.engine import resuming
 from goco_mpi.engine.allreduce_exchange import AllreduceExchange
 from goco_mpi.engine.background import Background
 from goco_mpi.engine.central_exchange import CentralExchange
-from goco_mpi.engine.checkpointing import Checkpointing
+from goco_mpi.engine.checkpointing import Checkpointing, refuse_unkeepable
 from goco_mpi.engine.exchange import Exchange
 from goco_mpi.engine.gossip_exchange import GossipExchange
 from goco_mpi.engine.gradients import GradientWork
@@ -130,7 +130,7 @@ def set_up(
     found: WholeSet | None = None
     kept: dict[str, Any] = {}
     if beginning is not None:
-        files = _checkpoint_files(session, config, beginning, schedule)
+        files = _checkpoint_files(session, config, beginning, schedule, state)
         if beginning.sets:
             found, kept = resuming.read(session, beginning, state)
             files.pin(found)
@@ -233,11 +233,12 @@ def _curvature(session: Session, layout: Layout, share: Share, start: Array) -> 
 
 
 def _checkpoint_files(
-    session: Session, config: RunConfig, beginning: Beginning, schedule: StepSchedule
+    session: Session, config: RunConfig, beginning: Beginning, schedule: StepSchedule, state: State
 ) -> CheckpointFiles:
-    """Return the run's checkpoints, once it is clear that they can be written. Collective."""
+    """Return the run's checkpoints, once it is clear that those asked for can be made and written. Collective."""
     files = beginning.files(config, session.size, {"size": schedule.size, "momentum": schedule.momentum})
     if config.checkpoint.every is not None or config.checkpoint.every_s is not None:
+        session.agree(lambda: refuse_unkeepable(state))
         session.agree(lambda: files.refuse_unwritable(session.rank))
     return files
 
