@@ -20,7 +20,7 @@ from goco_mpi.core.pace.deadline import Deadline
 from goco_mpi.core.pace.patience import Patience
 from goco_mpi.core.pace.slots import FAILED, GOODBYE, LOST, STOPPED, WORD, Message, Outbox, ReceiveSlot, SendSlot
 from goco_mpi.core.pace.suspicion import Suspicion
-from goco_mpi.engine.deadline import waitany_until, waitsome_until
+from goco_mpi.engine.deadline import waitsome_until
 from goco_mpi.engine.exchange import Exchange
 from goco_mpi.errors import RunError
 
@@ -341,7 +341,7 @@ class GossipExchange(Exchange):
 
     def _dissolve(self, end: float, time_limit_s: float) -> None:
         """Wait for all ranks, and free what MPI keeps."""
-        if waitany_until([self._graph.Ibarrier()], end, max(self._poll_s, 1e-4)) is None:
+        if not waitsome_until([self._graph.Ibarrier()], end, max(self._poll_s, 1e-4)):
             raise RunError(f"not all ranks ended. {_shutdown_advice(time_limit_s)}")
         for request in self._persistent:
             request.Free()
