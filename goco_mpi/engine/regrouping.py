@@ -37,23 +37,24 @@ def together(session: Session, action: Callable[[], T], time_limit_s: float) -> 
     if not session.survives:
         return action()
     while True:
-        found: T | GocoError | None = None
+        found: T
+        agreed: GocoError | None = None
         whole = True
         try:
             found = action()
         except GocoError as error:
             if not error.agreed:
                 raise
-            found = error
+            agreed = error
         except MPI.Exception as error:
             if not is_death(error):
                 raise
             whole = False
             session.comm.Revoke()  # who still waits in the action hears of it, too
         if _all_agree(session.comm, whole):
-            if isinstance(found, GocoError):
-                raise found
-            return found  # type: ignore[return-value]  # an action that went through
+            if agreed is not None:
+                raise agreed
+            return found
         regroup(session, time_limit_s)
 
 
