@@ -18,6 +18,7 @@ import contextlib
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -342,7 +343,7 @@ def _head(file: Path) -> dict[str, Any]:
 
 def _write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a file that appears whole or not at all, and is there after a power failure."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")  # nobody else's, on whatever node
     try:
         with temporary.open("wb") as file:
             write(file)
