@@ -176,7 +176,7 @@ def warm_start(session: Session, source: Path, n_params: int) -> Array:
                 found = checkpoint.mean_params(source)
                 params = checkpoint.mean_params(checkpoint.directory_of(source)) if found is None else found
             except DamagedError as error:
-                raise InputError(f"--warm-start: {error}.") from None
+                raise InputError(f"--warm-start needs a run that can be read. {error}. Give another.") from None
         if params is None:
             raise InputError(
                 f"--warm-start takes a run directory, or one of checkpoints. Got {str(source)!r}, which has neither "

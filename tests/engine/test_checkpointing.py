@@ -353,6 +353,11 @@ def test_a_run_begins_at_the_mean_parameters_of_another_of_any_layout(session: S
             begin(session, directory / "smaller", smaller, warm_start=directory / "run")
         with pytest.raises(InputError, match="has neither"):
             begin(session, directory / "none", smaller, warm_start=directory)
+        if session.rank == 0:
+            (checkpoint.whole_sets(directory / "run.checkpoints")[0].path / "whole.json").write_text("{}")
+        session.barrier()
+        with pytest.raises(InputError, match=r"--warm-start needs .*whole\.json' is damaged\. Give another"):
+            begin(session, directory / "damaged", smaller, warm_start=directory / "run.checkpoints")
 
 
 @pytest.mark.mpi(min_size=1)
