@@ -10,6 +10,8 @@ import time
 
 from mpi4py import MPI
 
+from goco_mpi.errors import RunError
+
 YIELDS = 50
 """Tests before the first sleep, with only the core given up in between.
 
@@ -54,3 +56,11 @@ def waitsome_until(requests: list[MPI.Request], deadline: float, poll_s: float) 
             return indices
         n_tests += 1
         _pause(n_tests, poll_s)
+
+
+def overdue(what: str, shutdown_s: float) -> RunError:
+    """Return the error of an end that did not come within ``deadline.shutdown_s``; ``what`` says who is missing."""
+    return RunError(
+        f"{what}. deadline.shutdown_s = {shutdown_s:g} s have passed since this rank was done. Some rank is frozen, "
+        "or much slower than the others; raise deadline.shutdown_s if that is expected."
+    )

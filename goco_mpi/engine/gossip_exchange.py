@@ -20,9 +20,8 @@ from goco_mpi.core.pace.deadline import Deadline
 from goco_mpi.core.pace.patience import Patience
 from goco_mpi.core.pace.slots import FAILED, GOODBYE, LOST, STOPPED, WORD, Message, Outbox, ReceiveSlot, SendSlot
 from goco_mpi.core.pace.suspicion import Suspicion
-from goco_mpi.engine.deadline import waitsome_until
+from goco_mpi.engine.deadline import overdue, waitsome_until
 from goco_mpi.engine.exchange import Exchange
-from goco_mpi.errors import RunError
 
 Array = NDArray[np.float64]
 
@@ -335,14 +334,14 @@ class GossipExchange(Exchange):
         self._send(round_, step, GOODBYE | flags)
         while silent := [edge.neighbor for edge in self._edges if edge.open]:
             if time.perf_counter() >= end:
-                raise RunError(f"ranks {silent} did not end. {_shutdown_advice(time_limit_s)}")
+                raise overdue(f"ranks {silent} did not end", time_limit_s)
             self._progress(end)
         self._dissolve(end, time_limit_s)
 
     def _dissolve(self, end: float, time_limit_s: float) -> None:
         """Wait for all ranks, and free what MPI keeps."""
         if not waitsome_until([self._graph.Ibarrier()], end, max(self._poll_s, 1e-4)):
-            raise RunError(f"not all ranks ended. {_shutdown_advice(time_limit_s)}")
+            raise overdue("not all ranks ended", time_limit_s)
         for request in self._persistent:
             request.Free()
         self._graph.Free()
@@ -384,10 +383,3 @@ class GossipExchange(Exchange):
         if self._bulletin is not None and kept["bulletin"] is not None:
             self._bulletin.merge(kept["bulletin"].ravel())
         self._before = kept["counts"]
-
-
-def _shutdown_advice(time_limit_s: float) -> str:
-    return (
-        f"deadline.shutdown_s = {time_limit_s:g} s have passed since this rank was done. Some rank is frozen, "
-        "or much slower than the others; raise deadline.shutdown_s if that is expected."
-    )
