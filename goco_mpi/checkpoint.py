@@ -18,6 +18,7 @@ import contextlib
 import json
 import os
 import shutil
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -56,7 +57,7 @@ class WholeSet:
     number : int
         Sets of one directory are numbered in the order of their time, whatever run they are of.
     document : dict
-        ``whole.json``: schema version, number of ranks, facts, config, each rank's round.
+        ``whole.json``: schema version, number of ranks, facts, config, each rank's round; empty where it is damaged.
     """
 
     path: Path
@@ -214,11 +215,12 @@ def whole_sets(directory: Path) -> list[WholeSet]:
     found = []
     for path in reversed(_sets(directory)):
         try:
-            document = json.loads((path / _WHOLE).read_text())
+            said = json.loads((path / _WHOLE).read_text())
         except OSError:
             continue  # not whole, or just removed
         except ValueError:
-            document = {}
+            said = None
+        document = said if isinstance(said, dict) else {}
         version = document.get("schema_version")
         if version not in (None, SCHEMA_VERSION):
             raise InputError(
@@ -239,8 +241,7 @@ def refuse_other_run(found: WholeSet, config: RunConfig, n_ranks: int) -> None:
     DamagedError
         If it does not say what it is of.
     """
-    if not {"n_ranks", "rounds", "facts", "config"} <= found.document.keys():
-        raise DamagedError(f"{str(found.path / _WHOLE)!r} is damaged")
+    _refuse_damaged(found)
     theirs = found.document["n_ranks"]
     if theirs != n_ranks:
         raise InputError(
@@ -255,6 +256,11 @@ def refuse_other_run(found: WholeSet, config: RunConfig, n_ranks: int) -> None:
                 f"{now.get(key)!r}. Only {', '.join(MAY_CHANGE)} may change when a run goes on; for the rest start "
                 "anew, with --warm-start from its parameters."
             )
+
+
+def _refuse_damaged(found: WholeSet) -> None:
+    if not {"n_ranks", "rounds", "facts", "config"} <= found.document.keys():
+        raise DamagedError(f"{str(found.path / _WHOLE)!r} is damaged")
 
 
 def read_rank(path: Path, rank: int, like: object = None) -> dict[str, Any]:
@@ -297,8 +303,8 @@ def mean_params(directory: Path) -> NDArray[np.float64] | None:
     sets = whole_sets(directory)
     if not sets:
         return None
-    n_ranks = int(sets[0].document.get("n_ranks", 0))
-    params = [_params(sets[0].path / _file(rank)) for rank in range(n_ranks)]
+    _refuse_damaged(sets[0])
+    params = [_params(sets[0].path / _file(rank)) for rank in range(sets[0].document["n_ranks"])]
     return np.asarray(np.mean(params, axis=0))
 
 
@@ -337,7 +343,7 @@ def _head(file: Path) -> dict[str, Any]:
 
 def _write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Write a file that appears whole or not at all, and is there after a power failure."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")  # nobody else's, on whatever node
     try:
         with temporary.open("wb") as file:
             write(file)

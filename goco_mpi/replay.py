@@ -22,7 +22,7 @@ from goco_mpi.core.schedules import StepSchedule
 from goco_mpi.core.survivors import ranks_text
 from goco_mpi.errors import InputError, RunError
 from goco_mpi.experiment import batch, lay_out, step_schedule
-from goco_mpi.problem import load_problem
+from goco_mpi.problem import Problem, load_problem
 from goco_mpi.record import START, RunRecord, events_checksum, read_first_params, read_params, read_tables
 from goco_mpi.schema import RunConfig
 
@@ -75,7 +75,7 @@ def replay(run: RunRecord) -> Replay:
     InputError
         If the run kept no events, or its data cannot be read.
     RunError
-        If its events were altered, or contradict the rules.
+        If its events were altered, or contradict the rules; or its data are others now.
     """
     if run.run["environment"].get("simulated"):
         raise InputError(f"{str(run.path)!r} is a simulation: it has no events to replay. Replay a real run.")
@@ -94,9 +94,14 @@ def replay(run: RunRecord) -> Replay:
         raise RunError(f"{str(run.path)!r} has events of {len(tables)} ranks, and parameters of {len(recorded)}.")
     result = run.run["result"]
     schedule = _recorded_schedule(config, result["step_size"], result.get("momentum"))
-    found, disturbed = _parameters(run, config, tables, schedule)
-    if found.shape != recorded.shape:
-        raise RunError(f"The data of {str(run.path)!r} are no longer those of its run: they have another shape.")
+    problem = load_problem(config)
+    shape = len(tables), problem.objective.n_params
+    if recorded.shape != shape:
+        raise RunError(
+            f"The data of {str(run.path)!r} are no longer those of its run: with them its parameters are of shape "
+            f"{shape}. Got {recorded.shape}. Put the data of that run back."
+        )
+    found, disturbed = _parameters(run, config, problem, tables, schedule)
     scale = np.abs(recorded).max(axis=1)
     scale = np.where(scale > 0.0, scale, 1.0)
     differences = np.abs(found - recorded).max(axis=1) / scale
@@ -105,11 +110,11 @@ def replay(run: RunRecord) -> Replay:
 
 
 def _parameters(
-    run: RunRecord, config: RunConfig, tables: list[NDArray[np.int32]], schedule: StepSchedule
+    run: RunRecord, config: RunConfig, problem: Problem, tables: list[NDArray[np.int32]], schedule: StepSchedule
 ) -> tuple[Array, Array]:
     """Return all ranks' final parameters, and those that disturbed sums lead a sensitive method to."""
     n_workers = len(tables)
-    layout, problem = lay_out(config, n_workers), load_problem(config)
+    layout = lay_out(config, n_workers)
     shares = [problem.share(layout, worker) for worker in range(n_workers)]
     first_params = read_first_params(run.path)
     start = np.zeros(problem.objective.n_params) if first_params is None else first_params

@@ -9,7 +9,7 @@ import resource
 import signal
 import threading
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -98,6 +98,31 @@ def test_ranks_that_write_at_once_end_with_whole_sets(tmp_path: Path) -> None:
     assert names(tmp_path) == ["set-00000019", "set-00000020"]
 
 
+def test_two_that_name_a_set_whole_at_once_do_not_write_into_one_file(tmp_path: Path) -> None:
+    """As ranks of two nodes whose process numbers are the same: each has a file of its own until it is whole."""
+    both_are_writing = threading.Barrier(2)
+    errors: list[BaseException] = []
+
+    def write(file: BinaryIO) -> None:
+        both_are_writing.wait(30.0)
+        file.write(b"whole")
+
+    def work() -> None:
+        try:
+            checkpoint._write_whole(tmp_path / "whole.json", write)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert names(tmp_path) == ["whole.json"]
+    assert (tmp_path / "whole.json").read_bytes() == b"whole"
+
+
 def test_a_writer_killed_at_any_moment_leaves_the_newest_whole_set_readable(tmp_path: Path) -> None:
     write_set(files(tmp_path, N_RANKS), 1, N_RANKS, 20000)
     before, halves = 1, 0
@@ -139,12 +164,15 @@ def test_a_damaged_file_is_found_out(tmp_path: Path, how: str) -> None:
         checkpoint.read_rank(found.path, 1)
 
 
-def test_a_set_whose_name_is_damaged_is_not_taken_for_another_runs(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ['{"schema_version"', "[]", "null", '{"schema_version": 1}'])
+def test_a_set_whose_name_is_damaged_is_not_taken_for_another_runs(tmp_path: Path, text: str) -> None:
     write_set(files(tmp_path, N_RANKS), 1, N_RANKS, N_PARAMS)
-    (tmp_path / "set-00000001" / "whole.json").write_text('{"schema_version"')
+    (tmp_path / "set-00000001" / "whole.json").write_text(text)
     (found,) = checkpoint.whole_sets(tmp_path)
-    with pytest.raises(DamagedError, match="damaged"):
+    with pytest.raises(DamagedError, match=r"whole\.json' is damaged"):
         checkpoint.refuse_other_run(found, CONFIG, N_RANKS)
+    with pytest.raises(DamagedError, match=r"whole\.json' is damaged"):
+        checkpoint.mean_params(tmp_path)
 
 
 @pytest.mark.parametrize(

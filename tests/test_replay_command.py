@@ -19,7 +19,7 @@ from goco_mpi.cli import main
 from goco_mpi.config import parse_config
 from goco_mpi.core.events import NONE
 from goco_mpi.errors import InputError
-from goco_mpi.record import events_checksum, read_run, read_tables
+from goco_mpi.record import FIRST_PARAMS, events_checksum, read_params, read_run, read_tables
 from goco_mpi.replay import TOLERANCE, replay
 
 N_RANKS, ROUNDS, SLOW = 4, 40, 2
@@ -99,6 +99,16 @@ def test_a_run_in_which_ranks_died_is_refused_by_their_names(copy: Path, capsys:
     document["result"]["deaths"] = [{"rank": rank, "round": 7, "noticed": {"0": 7}} for rank in (1, 2)]
     (copy / "run.json").write_text(json.dumps(document))
     assert "cannot be replayed: ranks 1 and 2 died in that run" in refusal(copy, 2, capsys)
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_data_of_another_width_are_refused(copy: Path, warm: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    document = json.loads((copy / "run.json").read_text())
+    document["config"]["data"]["n_features"] += 1  # as where the file that the run read has been replaced
+    (copy / "run.json").write_text(json.dumps(document))
+    if warm:
+        np.save(copy / FIRST_PARAMS, np.zeros(read_params(copy).shape[1]))
+    assert "are no longer those of its run" in refusal(copy, 1, capsys)
 
 
 def test_a_real_run_replays_to_its_parameters(original: Path) -> None:

@@ -98,6 +98,28 @@ def test_a_loss_that_is_not_finite_is_not_told(tmp_path: Path) -> None:
     assert "loss" not in found.ranks[1].said
 
 
+def test_a_note_that_is_being_made_is_not_written_in_part(tmp_path: Path) -> None:
+    status.begin(tmp_path / "s", {"n_ranks": 2})
+    one, loop = teller(tmp_path / "s")
+    seen: list[dict[str, Any]] = []
+
+    class Counts:
+        """Lets the thread that writes have a look in the middle of a note."""
+
+        rounds, wait_s = 2, 0.25
+
+        @property
+        def compute_s(self) -> float:
+            seen.append(dict(one._said))
+            return 0.5
+
+    loop.counts = Counts()
+    one.end()
+    assert seen
+    for said in seen:
+        assert {"round", "steps", "gradients", "late", "wait_s", "missed"} <= said.keys()  # `goco watch` needs them
+
+
 def test_a_node_without_the_directory_goes_on_unseen(tmp_path: Path) -> None:
     one, _ = teller(tmp_path / "nowhere")
     one.after_round(4, np.zeros(1))

@@ -10,13 +10,33 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from goco_mpi.checkpoint import CheckpointFiles, WholeSet
+from goco_mpi.checkpoint import CheckpointFiles
 from goco_mpi.core.flatten import flatten
+from goco_mpi.core.methods import State
 from goco_mpi.engine.exchange import Exchange
+from goco_mpi.errors import InputError
 from goco_mpi.schema import CheckpointConfig
 
 Kept = Callable[[], dict[str, Any]]
 """Returns what a rank keeps of the moment."""
+
+
+def refuse_unkeepable(state: State) -> None:
+    """Refuse checkpoints of a state that none can hold.
+
+    Raises
+    ------
+    InputError
+        As with a method from outside that has a class of its own for its state.
+    """
+    try:
+        flatten(state)
+    except TypeError as error:
+        raise InputError(
+            "[checkpoint] needs a method whose state is made of goco_mpi's own classes, numbers, arrays and lists. "
+            f"Got one of which {error}. Keep what the method remembers as attributes of a State, or leave [checkpoint] "
+            "out."
+        ) from None
 
 
 class Checkpointing:
@@ -91,7 +111,13 @@ class Checkpointing:
     def make(self, round_: int, kept: Kept) -> None:
         """Make this rank's part, with what ``kept`` returns, and leave the writing to the thread."""
         busy = self._thread is not None and self._thread.is_alive()
-        write = self._begin(round_, kept, only_number=busy and not self._exchange.last_checkpoint)
+        try:
+            write = self._begin(round_, kept, only_number=busy and not self._exchange.last_checkpoint)
+        except TypeError as error:  # the state of a method from outside; see `refuse_unkeepable`
+            self.n_failed += 1
+            if self.n_failed == 1 and self._rank == 0:
+                self._say(f"cannot be made: {error}. The run goes on without")
+            return
         if write is None:
             self.n_skipped += 1
         elif self._periodic:
@@ -118,10 +144,6 @@ class Checkpointing:
             if self._thread.is_alive():
                 self._complain(f"is given up: it is still being written after {time_limit_s:g} s")
 
-    def pin(self, found: WholeSet) -> None:
-        """Keep the checkpoint that the run went on from, of which its record will have a copy."""
-        self._files.pin(found)
-
     def tidy(self) -> None:
         """Look once more whether checkpoints are whole, when all ranks have written theirs."""
         with contextlib.suppress(OSError):
@@ -140,9 +162,11 @@ class Checkpointing:
         exchange = self._exchange
         first, number = exchange.checkpoint + 1, max(exchange.checkpoint + 1, exchange.heard_checkpoint)
         exchange.checkpoint = first  # what came with it or later is not of the part
-        part = None if only_number else flatten(kept())
-        exchange.checkpoint = number
-        self._plan(max(round_, exchange.newest_round))
+        try:
+            part = None if only_number else flatten(kept())
+        finally:
+            exchange.checkpoint = number
+            self._plan(max(round_, exchange.newest_round))
         if part is None:
             return None
         text, arrays = part
@@ -182,10 +206,8 @@ class Checkpointing:
         self._thread.start()
 
     def _complain(self, what: str) -> None:
-        directory = str(self._files.directory)
-        print(
-            f"goco: {self._prefix} checkpoint {self._exchange.checkpoint} in {directory!r} {what}. Make room there, or "
-            "choose another --out next time.",
-            file=sys.stderr,
-            flush=True,
-        )
+        self._say(f"{what}. Make room there, or choose another --out next time")
+
+    def _say(self, what: str) -> None:
+        where = f"{self._prefix} checkpoint {self._exchange.checkpoint} in {str(self._files.directory)!r}"
+        print(f"goco: {where} {what}.", file=sys.stderr, flush=True)

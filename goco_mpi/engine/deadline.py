@@ -1,7 +1,6 @@
 """Waiting with a deadline: MPI has no timed wait, this is ours.
 
-`waitsome_until` and `waitany_until` test, and sleep in between: a blocking MPI call would spin
-a core and could not be left.
+`waitsome_until` tests, and sleeps in between: a blocking MPI call would spin a core and could not be left.
 """
 
 from __future__ import annotations
@@ -10,6 +9,8 @@ import os
 import time
 
 from mpi4py import MPI
+
+from goco_mpi.errors import RunError
 
 YIELDS = 50
 """Tests before the first sleep, with only the core given up in between.
@@ -57,17 +58,9 @@ def waitsome_until(requests: list[MPI.Request], deadline: float, poll_s: float) 
         _pause(n_tests, poll_s)
 
 
-def waitany_until(requests: list[MPI.Request], deadline: float, poll_s: float) -> int | None:
-    """Return the index of one completed request, or None at the deadline.
-
-    Parameters are those of `waitsome_until`; the other requests are left as they are.
-    """
-    n_tests = 0
-    while True:
-        index, completed = MPI.Request.Testany(requests)
-        if completed:
-            return None if index == MPI.UNDEFINED else index
-        if time.perf_counter() >= deadline:
-            return None
-        n_tests += 1
-        _pause(n_tests, poll_s)
+def overdue(what: str, shutdown_s: float) -> RunError:
+    """Return the error of an end that did not come within ``deadline.shutdown_s``; ``what`` says who is missing."""
+    return RunError(
+        f"{what}. deadline.shutdown_s = {shutdown_s:g} s have passed since this rank was done. Some rank is frozen, "
+        "or much slower than the others; raise deadline.shutdown_s if that is expected."
+    )

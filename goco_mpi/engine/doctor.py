@@ -18,7 +18,7 @@ from mpi4py import MPI
 from goco_mpi import __version__
 from goco_mpi.doctor import Facts, Link, RankFacts
 from goco_mpi.engine import launcher, scheduler
-from goco_mpi.engine.deadline import waitany_until
+from goco_mpi.engine.deadline import waitsome_until
 from goco_mpi.engine.session import LAUNCH, THREADS, Session, library
 from goco_mpi.errors import RunError
 
@@ -193,5 +193,5 @@ def _exchange(session: Session, partner: int, leads: bool, n_numbers: int, time_
 
 
 def _finish(session: Session, request: MPI.Request, partner: int) -> None:
-    if waitany_until([request], time.perf_counter() + PAIR_LIMIT_S, session.poll_s) is None:
+    if not waitsome_until([request], time.perf_counter() + PAIR_LIMIT_S, session.poll_s):
         raise RunError(f"rank {partner} did not answer within {PAIR_LIMIT_S:g} s. Is its node alive, and the network?")

@@ -84,7 +84,8 @@ def recovery(session: Session, rank: int, frozen_s: float, repeats: int) -> list
             samples += _longest_recovery(session, outcome, rank, thawed)
         if session.comm.bcast(len(samples)) >= repeats:
             return samples
-    raise RunError(f"{session.prefix} The recovered rank caught up with its neighbours in too few of the runs.")
+    text = f"The recovered rank caught up with its neighbours in fewer than {repeats} of {3 * repeats} runs."
+    raise session.agreed(RunError(f"{text} Measure again on a machine that does nothing else."))
 
 
 def _longest_recovery(session: Session, outcome: Outcome, rank: int, recovered_s: float) -> list[float]:

@@ -20,9 +20,8 @@ from goco_mpi.core.pace.deadline import Deadline
 from goco_mpi.core.pace.patience import Patience
 from goco_mpi.core.pace.slots import FAILED, GOODBYE, LOST, STOPPED, WORD, Message, Outbox, ReceiveSlot, SendSlot
 from goco_mpi.core.pace.suspicion import Suspicion
-from goco_mpi.engine.deadline import waitany_until, waitsome_until
+from goco_mpi.engine.deadline import overdue, waitsome_until
 from goco_mpi.engine.exchange import Exchange
-from goco_mpi.errors import RunError
 
 Array = NDArray[np.float64]
 
@@ -42,6 +41,11 @@ class Edge:
     suspicion: Suspicion
     arrives: Callable[[int], bool] | None
     arrived_s: float = math.nan
+
+    @property
+    def open(self) -> bool:
+        """Whether anything is under way: the neighbour's goodbye has not come, or it has not taken in this rank's."""
+        return self.send.request is not None or self.receive.request is not None
 
 
 class GossipExchange(Exchange):
@@ -316,7 +320,8 @@ class GossipExchange(Exchange):
         Raises
         ------
         RunError
-            If a neighbour stays silent for ``time_limit_s``.
+            If after ``time_limit_s`` a neighbour has not said goodbye, or not taken in this rank's; or some rank is
+            not there.
         """
         end = time.perf_counter() + time_limit_s
         if self._synchronous:
@@ -327,17 +332,16 @@ class GossipExchange(Exchange):
         # Also who stops because a neighbour did says so, for those who do not know that one.
         flags = (FAILED if failed or self.failed else 0) | (STOPPED if self.stopped else 0)
         self._send(round_, step, GOODBYE | flags)
-        while any(edge.send.request is not None or edge.receive.request is not None for edge in self._edges):
-            self._progress(end)
+        while silent := [edge.neighbor for edge in self._edges if edge.open]:
             if time.perf_counter() >= end:
-                silent = [edge.neighbor for edge in self._edges if not (edge.receive.goodbye or edge.send.buried)]
-                raise RunError(f"ranks {silent} did not end. {_shutdown_advice(time_limit_s)}")
+                raise overdue(f"ranks {silent} did not end", time_limit_s)
+            self._progress(end)
         self._dissolve(end, time_limit_s)
 
     def _dissolve(self, end: float, time_limit_s: float) -> None:
         """Wait for all ranks, and free what MPI keeps."""
-        if waitany_until([self._graph.Ibarrier()], end, max(self._poll_s, 1e-4)) is None:
-            raise RunError(f"not all ranks ended. {_shutdown_advice(time_limit_s)}")
+        if not waitsome_until([self._graph.Ibarrier()], end, max(self._poll_s, 1e-4)):
+            raise overdue("not all ranks ended", time_limit_s)
         for request in self._persistent:
             request.Free()
         self._graph.Free()
@@ -379,10 +383,3 @@ class GossipExchange(Exchange):
         if self._bulletin is not None and kept["bulletin"] is not None:
             self._bulletin.merge(kept["bulletin"].ravel())
         self._before = kept["counts"]
-
-
-def _shutdown_advice(time_limit_s: float) -> str:
-    return (
-        f"deadline.shutdown_s = {time_limit_s:g} s have passed since this rank was done. Some rank is frozen, "
-        "or much slower than the others; raise deadline.shutdown_s if that is expected."
-    )

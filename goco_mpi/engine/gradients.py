@@ -18,7 +18,7 @@ SLICE_S = 5e-4
 
 
 class GradientWork(Work):
-    """The work of `goco_mpi.core.pace.work`, lasting as long as the straggler model says at least."""
+    """The work of `goco_mpi.core.pace.work`, lasting at least as long as the straggler model says."""
 
     _began = 0.0
     _lasts_s = 0.0

@@ -83,7 +83,7 @@ def speaks_pmix_alone(environment: Mapping[str, str] = os.environ) -> bool:
 
 
 def _leading_int(text: str, default: int) -> int:
-    """Read the number that ``text`` starts with: Slurm writes ``4(x2)`` for 4 tasks on 2 nodes."""
+    """Read the number that ``text`` starts with: ``4(x2)`` of Slurm is 4 tasks on 2 nodes, ``4,2`` of OpenMP nested."""
     digits = text[: len(text) - len(text.lstrip("0123456789"))]
     return int(digits) if digits else default
 
@@ -121,9 +121,9 @@ def limit_threads(launch: Launch) -> int:
         times cores threads, which was measured 7 times slower.
     """
     for variable in _THREAD_VARIABLES:
-        value = os.environ.get(variable, "")
-        if value.isdigit():
-            return int(value)
+        threads = _leading_int(os.environ.get(variable, ""), 0)
+        if threads > 0:
+            return threads
     threads = max(1, min(usable_cores(), node_cores() // launch.n_local))
     if "numpy" not in sys.modules:
         os.environ.update({variable: str(threads) for variable in _THREAD_VARIABLES})

@@ -9,9 +9,10 @@ from typing import TypeVar, cast
 
 from mpi4py import MPI
 
+from goco_mpi.engine.deadline import overdue
 from goco_mpi.engine.failures import is_death
 from goco_mpi.engine.session import Session
-from goco_mpi.errors import GocoError, RunError
+from goco_mpi.errors import GocoError
 
 T = TypeVar("T")
 
@@ -37,23 +38,24 @@ def together(session: Session, action: Callable[[], T], time_limit_s: float) -> 
     if not session.survives:
         return action()
     while True:
-        found: T | GocoError | None = None
+        found: T
+        agreed: GocoError | None = None
         whole = True
         try:
             found = action()
         except GocoError as error:
             if not error.agreed:
                 raise
-            found = error
+            agreed = error
         except MPI.Exception as error:
             if not is_death(error):
                 raise
             whole = False
             session.comm.Revoke()  # who still waits in the action hears of it, too
         if _all_agree(session.comm, whole):
-            if isinstance(found, GocoError):
-                raise found
-            return found  # type: ignore[return-value]  # an action that went through
+            if agreed is not None:
+                raise agreed
+            return found
         regroup(session, time_limit_s)
 
 
@@ -92,10 +94,7 @@ def _meet(comm: MPI.Intracomm, end: float, time_limit_s: float) -> None:
         request = comm.Iagree(array("i", [1]))
         while not request.Test():
             if time.perf_counter() >= end:
-                raise RunError(
-                    f"not all living ranks ended: deadline.shutdown_s = {time_limit_s:g} s have passed. Some rank "
-                    "is frozen, or much slower than the others; raise deadline.shutdown_s if that is expected."
-                )
+                raise overdue("not all living ranks ended", time_limit_s)
             time.sleep(1e-4)
     except MPI.Exception as error:
         if not is_death(error):  # they agree that somebody died

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
@@ -69,6 +70,7 @@ class Requests:
         if now >= self._next_look_s:
             self._next_look_s = now + self._period_s
             assert self._stop_file is not None  # no look is due otherwise
-            if self._stop_file.exists():
-                return "stop_file"
+            with contextlib.suppress(OSError):  # a file system in trouble ends no run
+                if self._stop_file.exists():
+                    return "stop_file"
         return None

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from goco_mpi import checkpoint, record
 from goco_mpi.checkpoint import EARLY, CheckpointFiles, DamagedError, WholeSet
+from goco_mpi.core.methods import State
 from goco_mpi.core.survivors import DISCONNECTED, LOST_SHARD
 from goco_mpi.engine.session import Session
 from goco_mpi.errors import InputError
@@ -104,13 +105,21 @@ def prepare(out: Path, config: RunConfig, n_ranks: int, resume: bool, force: boo
     return Beginning(directory, tuple(sets), number)
 
 
-def read(session: Session, beginning: Beginning, like: object) -> tuple[WholeSet, dict[str, Any]]:
+def read(session: Session, beginning: Beginning, like: State) -> tuple[WholeSet, dict[str, Any]]:
     """Return what this rank keeps in the newest set that all ranks can read. Collective.
+
+    Parameters
+    ----------
+    session : Session
+    beginning : Beginning
+        With at least one set.
+    like : State
+        A fresh state of the run's method.
 
     Raises
     ------
     InputError
-        If there is none; on every rank.
+        If there is none, or it is of other data; on every rank.
     """
     for found in beginning.sets:
         kept: dict[str, Any] = {}
@@ -121,6 +130,8 @@ def read(session: Session, beginning: Beginning, like: object) -> tuple[WholeSet
             problem = f"{session.prefix} {error}"
         problems = [one for one in session.comm.allgather(problem) if one is not None]
         if not problems:
+            if kept["params"].shape != like.params.shape:
+                raise session.agreed(_other_data(found, kept["params"].size, like.params.size))
             return found, kept
         if session.rank == 0:
             _say(f"{problems[0]}; looking for an older checkpoint")
@@ -129,6 +140,13 @@ def read(session: Session, beginning: Beginning, like: object) -> tuple[WholeSet
             f"No checkpoint in {str(beginning.directory)!r} can be read on all ranks. Do all nodes see that directory? "
             "Otherwise begin anew with --force."
         )
+    )
+
+
+def _other_data(found: WholeSet, before: int, now: int) -> InputError:
+    return InputError(
+        f"data.source must hold what it held when the run began. The checkpoint {str(found.path)!r} has {before} "
+        f"parameters. Got {now}. Put the data of that run back, or begin anew with --force in the place of --resume."
     )
 
 
@@ -158,7 +176,7 @@ def warm_start(session: Session, source: Path, n_params: int) -> Array:
                 found = checkpoint.mean_params(source)
                 params = checkpoint.mean_params(checkpoint.directory_of(source)) if found is None else found
             except DamagedError as error:
-                raise InputError(f"--warm-start: {error}.") from None
+                raise InputError(f"--warm-start needs a run that can be read. {error}. Give another.") from None
         if params is None:
             raise InputError(
                 f"--warm-start takes a run directory, or one of checkpoints. Got {str(source)!r}, which has neither "

@@ -49,8 +49,10 @@ class RoundLoop:
     stopping : Stopping
     progress : callable (round) -> None
         Called after every round; must be quick.
-    start : ndarray of shape (n_params,)
-        First parameters, the same on all ranks.
+    state : State
+        Of the method, at the first parameters.
+    setup_s : float
+        Seconds that it took to make, for the counts.
     background : Background, optional
         Receives messages while a block of the gradient is computed.
     events : EventLog, optional
@@ -77,7 +79,8 @@ class RoundLoop:
         snapshots: Snapshots,
         stopping: Stopping,
         progress: Callable[[int], None],
-        start: Array,
+        state: State,
+        setup_s: float = 0.0,
         background: Background | None = None,
         events: EventLog | None = None,
         timeline: Timeline | None = None,
@@ -89,9 +92,7 @@ class RoundLoop:
         self._recovery = recovery
         self._method = method
         self._mixing = mixing
-        begin_s = time.perf_counter()
-        self._state = method.start(start, place)
-        setup_s = time.perf_counter() - begin_s
+        self._state = state
         self._exchange = exchange
         self._step_size = step_size
         self._carries_on = late == "memory"
@@ -109,16 +110,9 @@ class RoundLoop:
         self.round = 0
 
     @property
-    def state(self) -> State:
-        """What the method keeps of this rank."""
-        state: State = self._state
-        return state
-
-    @property
     def params(self) -> Array:
         """Where this rank is, shape (n_params,)."""
-        params: Array = self._state.params
-        return params
+        return self._state.params
 
     def spent(self) -> Spent:
         """Return what this rank has spent until now."""

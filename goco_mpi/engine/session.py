@@ -40,6 +40,12 @@ LAST_WORDS_S = 0.3
 FIRST_WORDS_S = 4.0
 """Time for rank 0 to say what is wrong: srun ends all ranks when one of them has failed, be it silently."""
 
+BARRIER_PAUSE_S = 1e-3
+"""Between two looks whether all ranks have come."""
+
+CLOCK_TRIALS = 5
+"""Times that a rank asks for rank 0's clock: the quickest answer counts."""
+
 T = TypeVar("T")
 
 
@@ -104,7 +110,8 @@ class Session:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if error is None or isinstance(error, SystemExit) or (isinstance(error, GocoError) and error.agreed):
+        agreed = isinstance(error, GocoError) and (error.agreed or self.size == 1)  # a rank alone agrees with itself
+        if error is None or isinstance(error, SystemExit) or agreed:
             self.close()
         elif isinstance(error, GocoError):
             self.abort(f"{self.prefix} {error}")
@@ -187,13 +194,13 @@ class Session:
         first = self.comm.bcast(fingerprint)
         self.agree(compare)
 
-    def barrier(self, pause_s: float = 1e-3) -> None:
+    def barrier(self) -> None:
         """Wait for all ranks without burning a core. Collective."""
         request = self.comm.Ibarrier()
         while not request.Test():
-            time.sleep(pause_s)
+            time.sleep(BARRIER_PAUSE_S)
 
-    def clock_offset(self, n_trials: int = 5, clock: Callable[[], float] | None = None) -> float:
+    def clock_offset(self, clock: Callable[[], float] | None = None) -> float:
         """Return how far this rank's clock is ahead of rank 0's, in seconds. Collective.
 
         Rank 0 answers each rank on another node in turn; the quickest answer of several tells best.
@@ -201,7 +208,6 @@ class Session:
 
         Parameters
         ----------
-        n_trials : int
         clock : callable () -> float, optional
             Default: `time.perf_counter`.
 
@@ -213,7 +219,7 @@ class Session:
         offset, quickest = 0.0, float("inf")
         hosts = self.comm.allgather(self.host)
         for rank in (rank for rank in range(1, self.size) if hosts[rank] != hosts[0]):
-            for _ in range(n_trials):
+            for _ in range(CLOCK_TRIALS):
                 if self.rank == 0:
                     self.comm.recv(source=rank)
                     self.comm.send(clock(), rank)

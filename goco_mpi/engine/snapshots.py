@@ -37,8 +37,8 @@ class Snapshots:
         self._append(due if self.rounds else round_, time_s, params, spent())
 
     def finish(self, round_: int, time_s: float, params: Array, spent: Spent) -> None:
-        """Keep the final parameters as those of the last round, whatever was kept before."""
-        if self.rounds and self.rounds[-1] == round_:
+        """Keep the final parameters as those of the last round, in place of what was kept of it or of later ones."""
+        while self.rounds and self.rounds[-1] >= round_:
             for kept in (self.rounds, self.times_s, self.params, self.spent):
                 kept.pop()
         self._append(round_, time_s, params, spent)

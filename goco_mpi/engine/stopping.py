@@ -20,6 +20,9 @@ from goco_mpi.schema import StopConfig
 
 Array = NDArray[np.float64]
 
+Callback = Callable[[int, Array], object]
+"""A user's own look at a rank's parameters, before the round that it is given."""
+
 _KEPT = ("_next_loss_round", "_travelled", "_window_start", "_last_round", "_gradients", "_still", "_origin")
 
 
@@ -40,6 +43,8 @@ class Stopping:
 
     Attributes
     ----------
+    loss : callable (ndarray of shape (n_params,)) -> float
+        As given.
     reason : str or None
         The key of ``[stop]`` by which this rank decided, ``callback``, or what `Requests` heard; None as long as it
         has not.
@@ -61,14 +66,14 @@ class Stopping:
         config: StopConfig,
         exchange: Exchange,
         loss: Callable[[Array], float],
-        callback: Callable[[int, Array], object] | None = None,
+        callback: Callback | None = None,
         requests: Requests | None = None,
     ) -> None:
         self._config = config
         self._requests = requests or Requests()
         self._callback = callback
         self._exchange = exchange
-        self._loss = loss
+        self.loss = loss
         self._end = math.inf
         self._next_loss_round = 0
         self._travelled = 0.0
@@ -138,7 +143,7 @@ class Stopping:
                 self._decide("callback")
         if self._config.target_loss is not None:
             if round_ >= self._next_loss_round:
-                self._exchange.tell(round_, self._loss(params))
+                self._exchange.tell(round_, self.loss(params))
                 self._next_loss_round = round_ + self._config.every
             if self._exchange.told() <= self._config.target_loss:
                 self._decide("target_loss")

@@ -86,8 +86,9 @@ class Teller:
     Parameters
     ----------
     directory : Path
-        See `goco_mpi.status`.
+        Of `goco_mpi.status`, made by rank 0; a rank whose node does not see it goes on unseen.
     rank, size : int
+        This rank, and how many there are: of more, each says less often.
     host : str
     """
 
@@ -146,8 +147,8 @@ class Teller:
     def _note(self, state: str) -> None:
         now = time.perf_counter()
         self._due_s = now + self._period_s
-        self._said = {"host": self._host, "state": state, "noted_s": round(now - self._start_s, 3)}
-        self._said |= self._look() | self._told
+        head = {"host": self._host, "state": state, "noted_s": round(now - self._start_s, 3)}
+        self._said = head | self._look() | self._told  # all at once: the thread may be about to write it
 
     def _write_on(self) -> None:
         """Write until the end, in a thread of its own."""

@@ -20,7 +20,7 @@ from typing import Any
 FROZEN_S = 5
 
 MOMENTS = {
-    "setup": ("goco_mpi.engine.train", "_curvature"),
+    "setup": ("goco_mpi.engine.setting_up", "_curvature"),
     "goodbye": ("goco_mpi.engine.gossip_exchange.GossipExchange", "close"),
     "regroup": ("goco_mpi.engine.train", "regroup"),
     "gather": ("goco_mpi.engine.evaluate", "history"),

@@ -13,6 +13,7 @@ from resumption import common_directory
 
 import goco_mpi
 from goco_mpi import InputError, RunError, minimize, train
+from goco_mpi.engine import setting_up
 from goco_mpi.engine.session import Session
 from goco_mpi.record import read_run
 from goco_mpi.replay import replay
@@ -247,7 +248,8 @@ def test_ranks_that_start_elsewhere_are_refused() -> None:
 
 @pytest.mark.mpi(min_size=1)
 def test_train_goes_on_from_its_checkpoint_and_refuses_one_without_a_place() -> None:
-    experiment = {**EXPERIMENT, "checkpoint": {"every": 10}}
+    # Together: a rank that is held up has its part of the last checkpoint in the round in which it was held up.
+    experiment = {**EXPERIMENT, "checkpoint": {"every": 10}, "deadline": {"compute_s": INF, "gossip_s": INF}}
     with Session() as session, common_directory(session) as directory:
         out = directory / "run"
         first = train(experiment, out=out)
@@ -259,3 +261,43 @@ def test_train_goes_on_from_its_checkpoint_and_refuses_one_without_a_place() -> 
         train(experiment)
     with pytest.raises(InputError, match="need a run directory"):
         minimize(Quadratic(), np.zeros(3), shards=Quadratic().shards, topology="ring", checkpoint={"every": 3})
+
+
+class Saddle:
+    """f_k(x) = k (x_0^2 - x_1^2) / 2."""
+
+    def loss(self, x: np.ndarray, shard: int) -> float:
+        return 0.5 * shard * float(x[0] ** 2 - x[1] ** 2)
+
+    def gradient(self, x: np.ndarray, shard: int, out: np.ndarray) -> None:
+        out[:] = shard * x[0], -shard * x[1]
+
+
+@pytest.mark.mpi(min_size=1)
+@pytest.mark.parametrize(
+    ("method", "n_threads", "refused"),
+    [
+        ({"kind": "table_newton"}, MPI.THREAD_MULTIPLE, "needs a convex loss"),
+        ({"kind": "goco"}, MPI.THREAD_FUNNELED, "progress_thread = true needs an MPI that threads"),
+    ],
+)
+def test_what_shows_when_a_run_is_set_up_is_refused_on_all_ranks_and_leaves_nothing_behind(
+    method: dict[str, str], n_threads: int, refused: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_exchange(*given: Any) -> None:
+        raise AssertionError("it listens, and would go on listening")
+
+    monkeypatch.setattr(setting_up, "_exchange", no_exchange)
+    monkeypatch.setattr(MPI, "Query_thread", lambda: n_threads)
+    with pytest.raises(InputError, match=refused) as raised:
+        minimize(
+            Saddle(),
+            np.ones(2),
+            shards=[1] * MPI.COMM_WORLD.size,
+            topology="complete",
+            placement={"replication": 1},
+            method=method,
+            step={"kind": "constant", "size": 0.1},
+            deadline={"progress_thread": True},
+        )
+    assert raised.value.agreed

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from resumption import assert_resumes_bit_for_bit, assert_same_end, begin, commo
 
 from goco_mpi import checkpoint
 from goco_mpi.config import parse_config, to_dict
+from goco_mpi.core.methods import METHODS as METHODS_BY_NAME
+from goco_mpi.core.methods import State
 from goco_mpi.engine.session import Session
 from goco_mpi.engine.train import train
 from goco_mpi.errors import InputError
@@ -350,3 +353,68 @@ def test_a_run_begins_at_the_mean_parameters_of_another_of_any_layout(session: S
             begin(session, directory / "smaller", smaller, warm_start=directory / "run")
         with pytest.raises(InputError, match="has neither"):
             begin(session, directory / "none", smaller, warm_start=directory)
+        if session.rank == 0:
+            (checkpoint.whole_sets(directory / "run.checkpoints")[0].path / "whole.json").write_text("{}")
+        session.barrier()
+        with pytest.raises(InputError, match=r"--warm-start needs .*whole\.json' is damaged\. Give another"):
+            begin(session, directory / "damaged", smaller, warm_start=directory / "run.checkpoints")
+
+
+@pytest.mark.mpi(min_size=1)
+def test_data_of_another_width_are_refused_where_a_run_goes_on(session: Session) -> None:
+    with common_directory(session) as directory:
+
+        def write(n_features: int) -> None:
+            rows = np.random.default_rng(1).normal(size=(48, n_features + 1))
+            np.savez(directory / "data.npz", features=rows[:, 1:], targets=rows[:, 0])
+
+        source = {"source": str(directory / "data.npz"), "standardize": False}
+        raw = scripted(session.size, **LEAST_SQUARES, step=AUTO, checkpoint={"every": 9})
+        config = parse_config({**raw, "data": {**source, "shards": 12}})
+        session.share(lambda: write(5))
+        begin(session, directory / "run", config)
+        session.share(lambda: write(7))
+        with pytest.raises(InputError, match=r"data\.source .* 6 parameters\. Got 8\..*--force") as raised:
+            begin(session, directory / "run", replace(config, rounds=60), resume=True)
+        assert raised.value.agreed
+
+
+@dataclass
+class OwnState(State):
+    """A state of a class from outside the package, which no checkpoint can hold."""
+
+    more: int = 0
+
+
+@pytest.fixture
+def own_state(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(METHODS_BY_NAME["goco"]), "start", lambda self, params, place: OwnState(params.copy()))
+
+
+@pytest.mark.mpi(min_size=1)
+@pytest.mark.usefixtures("own_state")
+def test_checkpoints_of_a_state_that_none_can_hold_are_refused_before_the_first_round(session: Session) -> None:
+    with common_directory(session) as directory:
+        config = real(session.size)
+        with pytest.raises(InputError, match=r"\[checkpoint\] needs .*OwnState.* or leave \[checkpoint\]") as raised:
+            begin(session, directory / "run", config)
+        assert raised.value.agreed
+
+
+@pytest.mark.mpi(min_size=1)
+@pytest.mark.usefixtures("own_state")
+def test_a_run_with_such_a_state_that_is_stopped_keeps_its_outcome(
+    session: Session, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = real(session.size, rounds=100_000, stop={"time_limit_s": 0.1})
+    with common_directory(session) as directory:
+        outcome = begin(session, directory / "run", parse_config_with(config, checkpoint={}))
+        assert not checkpoint.whole_sets(checkpoint.directory_of(directory / "run"))
+    said = capsys.readouterr().err
+    if outcome is None:
+        assert said == ""
+        return
+    assert said.count("\n") == 1
+    assert "OwnState cannot be kept in a checkpoint" in said
+    assert outcome.stopped_by == "time_limit_s"
+    assert [row["checkpoints_failed"] for row in outcome.ranks] == [1] * session.size

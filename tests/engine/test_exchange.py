@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 from goco_mpi.core.pace.deadline import Deadline
-from goco_mpi.core.pace.slots import HEADER
+from goco_mpi.core.pace.slots import GOODBYE, HEADER
 from goco_mpi.engine.allreduce_exchange import AllreduceExchange
 from goco_mpi.engine.exchange import Exchange
 from goco_mpi.engine.gossip_exchange import GossipExchange
 from goco_mpi.engine.session import Session
+from goco_mpi.errors import RunError
 
 INF = math.inf
 POLL_S = 5e-5
@@ -321,3 +322,22 @@ def test_a_rank_that_takes_nothing_in_does_not_silence_the_others(session: Sessi
     say_goodbye(exchange, round_, np.zeros(100))
     if session.rank == 0:
         shutil.rmtree(directory)
+
+
+@pytest.mark.mpi(min_size=2)
+def test_a_neighbour_that_stands_still_after_its_goodbye_is_named(session: Session) -> None:
+    exchange = gossip(session, {0: [1], 1: [0]}.get(session.rank, []), 0.0)
+    if session.rank == 0:
+        exchange._send(0, 0, GOODBYE)  # and from here on it takes nothing in
+    elif session.rank == 1:
+        (edge,) = exchange._edges
+        edge.suspicion.suspect = True  # what goes to it is sent when it is received, and not before
+        offer(exchange, 0, np.ones(3))  # into the receive that it has posted
+        with pytest.raises(RunError, match=r"ranks \[0\] did not end"):
+            exchange.close(0, 0, failed=False, time_limit_s=0.3)
+    session.barrier()
+    guard = time.monotonic() + LIMIT_S
+    while any(edge.open for edge in exchange._edges):
+        assert time.monotonic() < guard
+        exchange.drain()
+    exchange._dissolve(time.perf_counter() + LIMIT_S, LIMIT_S)

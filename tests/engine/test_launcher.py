@@ -91,6 +91,19 @@ def test_what_the_user_set_is_honoured_and_left_alone(environment: dict[str, str
     assert blas(environment) == {variable: "7"}
 
 
+def test_a_list_of_threads_for_nested_regions_is_what_the_user_set(environment: dict[str, str]) -> None:
+    environment["OMP_NUM_THREADS"] = "3,2"
+    assert limit_threads(Launch("none", 4, 0, 4)) == 3
+    assert blas(environment) == {"OMP_NUM_THREADS": "3,2"}
+
+
+@pytest.mark.parametrize("value", ["", "0", "many"])
+def test_what_is_no_number_of_threads_is_not_what_the_user_set(environment: dict[str, str], value: str) -> None:
+    environment["OMP_NUM_THREADS"] = value
+    assert limit_threads(Launch("none", 4, 0, 4)) == 4
+    assert blas(environment) == dict.fromkeys(BLAS, "4")
+
+
 def test_once_numpy_is_there_the_environment_is_left_alone(
     environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

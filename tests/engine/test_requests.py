@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -146,6 +147,20 @@ def test_the_stop_file_is_heard_of_when_it_appears(monkeypatch: pytest.MonkeyPat
     (tmp_path / "out.stop").touch()
     assert requests.heard(0.5) is None  # it is not looked for all the time
     assert requests.heard(1.0) == "stop_file"
+
+
+def test_a_file_system_in_trouble_ends_no_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(requests_module, "time", Clock())
+    looks = iter([OSError(errno.ESTALE, "Stale file handle"), PermissionError(errno.EACCES, "Permission denied"), True])
+
+    def exists() -> bool:
+        found = next(looks)
+        if isinstance(found, OSError):
+            raise found
+        return found
+
+    requests = Requests(stop_file=SimpleNamespace(exists=exists))
+    assert [requests.heard(now) for now in (1.0, 2.0, 3.0)] == [None, None, "stop_file"]
 
 
 @pytest.mark.parametrize(

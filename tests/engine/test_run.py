@@ -454,10 +454,11 @@ def loop_over(
     """Return the loop of one rank that minimises |x|^2 / 2 + |x - 1|^2 / 2, in two dimensions."""
     rows = WeightedRows(np.eye(2), np.ones(2), np.ones(2), 1.0)
     share = ModelShare(LeastSquares(2, l2=1.0), rows, rows, [1, 1], np.array([0.5, 0.5]), rows)
+    place = Place(0, 1, (), share, share.weight, np.ones((1, 2), dtype=bool), 2)
     return RoundLoop(
         work=GradientWork(0, share, stragglers or StragglerModel("none", 1), options.get("late", "discard")),
         method=METHODS["goco"],
-        place=Place(0, 1, (), share, share.weight, np.ones((1, 2), dtype=bool), 2),
+        place=place,
         mixing=Mixing(np.empty(0), 20),
         exchange=exchange,
         step_size=StepSchedule(step, None),
@@ -465,7 +466,7 @@ def loop_over(
         snapshots=Snapshots(every=2),
         stopping=Stopping(stop or StopConfig(), exchange, share.loss),
         progress=lambda round_: None,
-        start=np.zeros(2),
+        state=METHODS["goco"].start(np.zeros(2), place),
         **{"late": "discard", "compute_deadline": Deadline(INF, 1.0), **options},
     )
 
@@ -487,6 +488,16 @@ def test_what_was_spent_stays_with_its_snapshot_when_others_are_dropped() -> Non
     assert snapshots.rounds == [0, 2, 4, 5]
     assert [spent.bytes_sent for spent in snapshots.spent] == [0, 20, 40, 99]
     assert [params[0] for params in snapshots.params] == [0.0, 2.0, 4.0, 7.0]
+
+
+def test_a_last_round_that_turns_out_to_be_an_earlier_one_is_the_only_last() -> None:
+    """Who has died may have been the one that was furthest: then the last round is worked out anew."""
+    snapshots = Snapshots(every=2)
+    for round_ in range(6):
+        snapshots.take(round_, float(round_), np.zeros(2), lambda: Spent(0, 0))
+    for last_round in (9, 7):
+        snapshots.finish(last_round, 9.0, np.ones(2), Spent(99, 3))
+    assert snapshots.rounds == [0, 2, 4, 7]
 
 
 def test_the_next_round_is_no_jump() -> None:

@@ -156,7 +156,8 @@ def test_the_quickest_answer_tells_the_clock_offset(session: Session, monkeypatc
     clock = (lambda: 100.0) if session.rank == 0 else (lambda: next(times))
     monkeypatch.setattr(session_module, "time", SimpleNamespace(perf_counter=clock, sleep=time.sleep))
     monkeypatch.setattr(session, "host", f"node{session.rank}")
-    offset = session.clock_offset(n_trials=3)
+    monkeypatch.setattr(session_module, "CLOCK_TRIALS", len(asked_and_answered))
+    offset = session.clock_offset()
     assert offset == (0.0 if session.rank == 0 else 30.5 - 100.0)
     assert session.rank == 0 or next(times, None) is None
 
@@ -229,6 +230,18 @@ def test_an_error_on_one_rank_ends_all(mpiexec: list[str], statement: str, said:
     assert "[rank 1/2 on " in ended.stderr
     assert said in ended.stderr
     assert time.monotonic() - start < 30
+
+
+def test_an_error_of_a_session_of_one_rank_is_said_by_who_catches_it(mpiexec: list[str]) -> None:
+    program = (
+        "from goco_mpi.engine.session import Session\n"
+        "from goco_mpi.errors import RunError\n"
+        "try:\n"
+        "    with Session() as session: raise RunError('this rank alone')\n"
+        "except RunError as error: print(error)\n"
+    )
+    ended = launch(mpiexec, 1, program)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "this rank alone\n", "")
 
 
 def test_sys_exit_passes_through(mpiexec: list[str]) -> None:

@@ -17,7 +17,7 @@ from scripted_deaths import run, script, stacked_step
 
 from goco_mpi.config import parse_config
 from goco_mpi.core.stacked.deaths import Deaths
-from goco_mpi.engine import regrouping, train
+from goco_mpi.engine import regrouping, setting_up, train
 from goco_mpi.engine.recovery import Recovery
 from goco_mpi.engine.session import Session
 from goco_mpi.engine.surviving_exchange import SurvivingExchange
@@ -71,7 +71,7 @@ def train_with_deaths(raw: dict, deaths: Deaths, monkeypatch: pytest.MonkeyPatch
     def together(session: Session, action: Callable[[], Any], time_limit_s: float) -> Any:
         return action()
 
-    monkeypatch.setattr(train, "SurvivingExchange", scripted_exchange(deaths))
+    monkeypatch.setattr(setting_up, "SurvivingExchange", scripted_exchange(deaths))
     monkeypatch.setattr(train, "regroup", regroup)
     monkeypatch.setattr(train, "together", together)
     session = Session()
