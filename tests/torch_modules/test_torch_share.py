@@ -219,17 +219,22 @@ def test_test_samples_are_each_answered_for_by_one_rank() -> None:
     assert share_of(module).correct(objective.x0) is None
 
 
-class Squares(torch.utils.data.Dataset):
-    """Makes its rows one by one."""
+class Items(torch.utils.data.Dataset):
+    """Has whatever items it is given."""
 
-    def __init__(self, inputs: np.ndarray, targets: np.ndarray) -> None:
-        self.rows = [(torch.tensor(row), int(target)) for row, target in zip(inputs, targets, strict=True)]
+    def __init__(self, items: list[Any]) -> None:
+        self.items = items
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.items)
 
     def __getitem__(self, place: int) -> Any:
-        return self.rows[place]
+        return self.items[place]
+
+
+def items(inputs: np.ndarray, targets: np.ndarray) -> Items:
+    """Return rows as a Dataset makes them: one by one."""
+    return Items([(torch.tensor(row), int(target)) for row, target in zip(inputs, targets, strict=True)])
 
 
 @pytest.mark.parametrize(
@@ -238,8 +243,8 @@ class Squares(torch.utils.data.Dataset):
         lambda inputs, targets: (torch.tensor(inputs), torch.tensor(targets)),
         lambda inputs, targets: [inputs.astype(np.float32), targets.astype(np.int16).astype(np.int64)],
         lambda inputs, targets: torch.utils.data.TensorDataset(torch.tensor(inputs), torch.tensor(targets)),
-        Squares,
-        lambda inputs, targets: torch.utils.data.Subset(Squares(inputs, targets), range(len(targets))),
+        items,
+        lambda inputs, targets: torch.utils.data.Subset(items(inputs, targets), range(len(targets))),
     ],
     ids=["tensors", "float32", "TensorDataset", "Dataset", "Subset"],
 )
@@ -379,11 +384,38 @@ def test_a_shard_that_cannot_be_used_is_refused(shard: Any, words: str) -> None:
         (3, "test must be a pair"),
         ((np.zeros((4, 5)), np.zeros(4)), "test must have classes"),
         ((np.zeros((4, 4)), np.zeros(4, dtype=np.int64)), "applicable to the test rows"),
+        (Items([(torch.zeros(5), 0, 1)]), "applicable to the test rows. Got ValueError: too many values"),
+        (Items([(torch.zeros(5), "a")]), "applicable to the test rows. Got AttributeError"),
+        (Items([]), "test must have at least one row"),
     ],
 )
 def test_test_samples_that_cannot_be_used_are_refused(test: Any, words: str) -> None:
     with pytest.raises(InputError, match=words):
         share_of(network(), test=test)
+
+
+def test_an_accuracy_needs_one_output_a_class_in_every_row() -> None:
+    # Were the largest of two outputs a row compared with the targets, two rows could be right four times.
+    module = torch.nn.Sequential(torch.nn.Linear(N_FEATURES, 6), torch.nn.Unflatten(1, (3, 2))).double()
+    with pytest.raises(InputError, match=r"a number for each class in every row. Got one of shape \(1, 3, 2\)"):
+        ModuleObjective(module, LOSS, test=(np.zeros((2, N_FEATURES)), np.zeros(2, dtype=np.int64)))
+
+
+def test_looking_at_test_samples_leaves_torchs_own_numbers_alone() -> None:
+    class Noisy(Items):
+        def __getitem__(self, place: int) -> Any:
+            return torch.randn(N_FEATURES), self.items[place]
+
+    module, test = network(), Noisy([0, 1, 2])
+    before = torch.default_generator.get_state()
+    ModuleObjective(module, LOSS, test=test)
+    assert torch.equal(torch.default_generator.get_state(), before)
+
+
+@pytest.mark.parametrize("block_rows", [0, 2.5, "8", None])
+def test_block_rows_that_are_no_positive_number_of_rows_are_refused(block_rows: Any) -> None:
+    with pytest.raises(InputError, match="block_rows must be"):
+        ModuleObjective(network(), LOSS, block_rows=block_rows)
 
 
 def test_a_module_without_second_derivatives_asks_for_a_step() -> None:
