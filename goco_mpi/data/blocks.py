@@ -52,7 +52,7 @@ class BlockSource(Source):
         """See `Source`."""
         if self.sparse:
             return self._sparse_features(rows)
-        out = np.empty((self._count(rows), self.n_features), self.dtype)
+        out = np.empty((self.how_many(rows), self.n_features), self.dtype)
         self.read_into(rows, out)
         return out
 
@@ -63,7 +63,7 @@ class BlockSource(Source):
 
     def targets(self, rows: Rows) -> Array:
         """See `Source`."""
-        out = np.empty(self._count(rows))
+        out = np.empty(self.how_many(rows))
         for block, inside, places in self._pieces(rows):
             out[places] = self.make_targets(block)[inside]
         return out
@@ -103,6 +103,3 @@ class BlockSource(Source):
             if places.size:
                 block = int(np.searchsorted(self.bounds, rows[places[0]], side="right")) - 1
                 yield block, rows[places] - self.bounds[block], places
-
-    def _count(self, rows: Rows) -> int:
-        return len(range(*rows.indices(self.n_samples))) if isinstance(rows, slice) else len(rows)

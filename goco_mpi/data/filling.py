@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from goco_mpi.data.source import Rows, Source
+from goco_mpi.data.source import BLOCK_BYTES, Rows, Source
 from goco_mpi.data.split import count
 
 if TYPE_CHECKING:
@@ -16,9 +16,8 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
-BLOCK_BYTES = 4 << 20
-"""What is read at a time: much to a file system, little in memory."""
 _FIRST_ROWS = 1024
+"""Of CSR features, until it is seen how many values a row has; and so many are put in their places at a time."""
 
 
 def features(source: Source, parts: Sequence[Rows], intercept: bool) -> Any:

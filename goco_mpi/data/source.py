@@ -16,7 +16,7 @@ Rows = slice | NDArray[np.intp]
 """Row numbers, or a slice of step 1."""
 
 BLOCK_BYTES = 4 << 20
-"""Of features that are copied at a time."""
+"""Of features that are read or copied at a time: much to a file system, little in memory."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,6 +125,10 @@ class Source(ABC):
         InputError
             If they cannot be read or are not finite.
         """
+
+    def how_many(self, rows: Rows) -> int:
+        """Return how many rows are named, by a slice that may be open too."""
+        return len(range(*rows.indices(self.n_samples))) if isinstance(rows, slice) else len(rows)
 
     def column(self, name: str) -> NDArray[Any]:
         """Return what stands in a named column, such as the site that each sample is from, shape (n_samples,).

@@ -65,7 +65,7 @@ class Hdf5Source(ArraySource):
             )
         with refusing(f"{called}: dataset {name!r} cannot be read"):
             values: NDArray[Any] = dataset.asstr()[:] if dataset.dtype.kind == "O" else dataset[:]
-        self._count()
+        self._count_bytes()
         return values
 
     def close(self) -> None:
