@@ -41,12 +41,12 @@ def csr_arrays(features):
 
 
 def npz_csr(directory, features, targets):
-    np.savez(directory / "csr.npz", targets=targets, **csr_arrays(features))
+    np.savez(directory / "csr.npz", targets=targets, format=b"csr", **csr_arrays(features))
     return {"source": str(directory / "csr.npz")}
 
 
 def npz_csr_compressed(directory, features, targets):
-    np.savez_compressed(directory / "small_csr.npz", targets=targets, **csr_arrays(features))
+    np.savez_compressed(directory / "small_csr.npz", targets=targets, format="csr", **csr_arrays(features))
     return {"source": str(directory / "small_csr.npz")}
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+import scipy.sparse as sp
 from sample_files import (
     DENSE,
     FORMATS,
@@ -257,6 +258,31 @@ def test_arrays_that_are_no_csr_matrix_are_refused(tmp_path, kind, change, messa
             for name, array in arrays.items():
                 file[f"features/{name}"] = array
     assert message in refusal(source=str(path))
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed, None], ids=["npz", "compressed", "h5"])
+def test_a_csc_matrix_is_not_taken_for_its_transpose(tmp_path, save):
+    square = sp.csc_array(FEATURES[:3])
+    if save is not None:
+        path = tmp_path / "data.npz"
+        sp.save_npz(path, square)
+        with np.load(path) as arrays:
+            save(tmp_path / "data.npz", targets=TARGETS[:3], **dict(arrays))
+    else:
+        path = tmp_path / "data.h5"
+        with h5py.File(path, "w") as file:
+            file["targets"] = TARGETS[:3]
+            group = file.create_group("features")
+            group.attrs["encoding-type"], group.attrs["shape"] = "csc_matrix", square.shape
+            for name in ("data", "indices", "indptr"):
+                group[name] = getattr(square, name)
+    assert "must be CSR. The file says that they are CSC. Use tocsr()." in refusal(source=str(path))
+
+
+def test_repeated_columns_whose_sum_overflows_are_refused_by_their_row(tmp_path):
+    arrays = {"data": [1.0, 1e308, 1e308], "indices": [0, 1, 1], "indptr": [0, 1, 3], "shape": [2, 2]}
+    np.savez(tmp_path / "data.npz", targets=[0.0, 1.0], **arrays)
+    assert "A feature in row 1 (counted from 0) is inf" in refusal(source=str(tmp_path / "data.npz"))
 
 
 def test_datasets_that_are_not_there_are_named_with_those_that_are(tmp_path):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from goco_mpi.data.crew import Crew
 from goco_mpi.data.readers.arrays import ArraySource, opened_by_all
-from goco_mpi.data.readers.csr import CsrRows
+from goco_mpi.data.readers.csr import CsrRows, refuse_csc
 from goco_mpi.data.readers.file import InputFile, refusing
 from goco_mpi.data.readers.memory import InMemory, held, held_by_rank_zero
 from goco_mpi.data.readers.rows import BLOCK_BYTES, GAP_BYTES, LoadedRows, RowReader, check_numbers
@@ -168,6 +168,8 @@ def _source(
     check_numbers(file.called, "targets", targets.shape, targets.dtype, 1)
     features: RowReader | CsrRows
     if sparse:
+        if "format" in names:  # scipy.sparse.save_npz's
+            refuse_csc(file.called, _text(array("format")))
         data, indices, indptr, shape = (array(name) for name in CSR_MEMBERS)
         stated = np.empty(shape.shape, shape.dtype) if len(shape.shape) == 1 and shape.dtype.kind in "iu" else None
         if stated is not None:
@@ -177,6 +179,15 @@ def _source(
         features = array("features")
         check_numbers(file.called, "features", features.shape, features.dtype, 2)
     return ArraySource(config.source, features, targets, config.dtype, [file])
+
+
+def _text(array: RowReader) -> str | None:
+    """Return the text that an array without dimensions is, None if it is none."""
+    if array.shape or array.dtype.kind not in "SU":
+        return None
+    text = np.empty((), array.dtype)
+    array.read(0, 1, text)
+    return str(text)
 
 
 def _data_offset(file: InputFile, member: zipfile.ZipInfo) -> int:
