@@ -392,7 +392,7 @@ def test_an_svmlight_file_that_counts_from_1_and_has_a_0_where_another_rank_read
         assert source.n_features == 3
 
 
-def test_a_group_column_that_is_not_there_or_has_gaps_is_refused(tmp_path):
+def test_a_group_column_that_is_not_there_has_gaps_or_names_nothing_is_refused(tmp_path):
     options = {"partition": "by_column", "partition_column": "site"}
     path = tmp_path / "data.parquet"
     pa.parquet.write_table(pa.table({"a": [1.0], "target": [1]}), path)
@@ -403,6 +403,13 @@ def test_a_group_column_that_is_not_there_or_has_gaps_is_refused(tmp_path):
         pytest.raises(InputError, match=r"must name the group of every sample\. It has 1 empty"),
     ):
         source.column("site")
+    for sites in ([[1], [2, 3]], [{"x": 1}, {"x": 2}]):
+        pa.parquet.write_table(pa.table({"a": [1.0, 2.0], "target": [1, 2], "site": sites}), path)
+        with (
+            open_source(DataConfig(source=str(path), **options), 0) as source,
+            pytest.raises(InputError, match=r"must name groups by text or numbers\. Got (list|struct)"),
+        ):
+            source.column("site")
 
 
 @pytest.mark.parametrize(
