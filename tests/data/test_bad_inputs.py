@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import scipy.sparse as sp
+from crews import in_crew
 from sample_files import (
     DENSE,
     FORMATS,
@@ -16,7 +17,6 @@ from sample_files import (
     hdf5,
     hdf5_csr,
     hdf5_in_chunks,
-    in_crew,
     npy,
     npz,
     npz_csr,
