@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -70,7 +69,7 @@ class ModuleObjective:
         if not isinstance(block_rows, int | np.integer):
             raise InputError(f"block_rows must be a whole number. Got {block_rows!r}.")
         check_range("block_rows", int(block_rows), 1, 10**9)
-        self._flat = FlatModule(copy.deepcopy(module))
+        self._flat = FlatModule(module)
         self._loss = loss
         self._block_rows = block_rows
         self._test = None if test is None else rows_of(test, self._flat.dtype, "test")

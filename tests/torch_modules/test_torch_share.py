@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -329,6 +330,10 @@ def changed(module: Any, change: Callable[[Any], object]) -> Any:
         (lambda: torch.nn.Sequential(torch.nn.BatchNorm1d(5), torch.nn.Linear(5, 3)), "batch normalisation in '0'"),
         (lambda: torch.nn.BatchNorm1d(5, track_running_stats=False), "GroupNorm"),
         (Counting, "Got 'calls', which changes"),
+        (
+            lambda: changed(network(), lambda m: setattr(m, "lock", threading.Lock())),
+            "copy.deepcopy can copy. Got TypeErr",
+        ),
         (lambda: torch.nn.Linear(4, 3).double(), r"applicable to the first rows of a shard. Got RuntimeError: mat1"),
         (lambda: torch.nn.Sequential(network(), torch.nn.Flatten(0)), r"Got one of shape \(21,\)"),
         (lambda: torch.nn.LSTM(5, 3).double(), "a tensor with a row for each row of its inputs. Got a tuple"),
