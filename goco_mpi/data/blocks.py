@@ -97,9 +97,9 @@ class BlockSource(Source):
                 yield block, slice(start - first, stop - first), slice(start - begin, stop - begin)
                 start, block = stop, block + 1
             return
+        blocks = np.searchsorted(self.bounds, rows, side="right") - 1
         order = np.argsort(rows, kind="stable")
-        blocks = np.searchsorted(self.bounds, rows[order], side="right") - 1
-        for places in np.split(order, np.flatnonzero(np.diff(blocks)) + 1):
+        for places in np.split(order, np.flatnonzero(np.diff(blocks[order])) + 1):
             if places.size:
-                block = int(np.searchsorted(self.bounds, rows[places[0]], side="right")) - 1
+                block = int(blocks[places[0]])
                 yield block, rows[places] - self.bounds[block], places

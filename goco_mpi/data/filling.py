@@ -50,7 +50,7 @@ def targets(source: Source, parts: Sequence[Rows]) -> Array:
     InputError
         As `features`.
     """
-    return np.concatenate([np.empty(0), *(source.targets(rows) for rows in parts if count(rows))])
+    return np.concatenate([np.empty(0), *(source.targets(rows) for rows in parts)])
 
 
 def _dense(source: Source, parts: Sequence[Rows], intercept: bool) -> NDArray[Any]:
