@@ -189,7 +189,7 @@ def load_share(source: Source, layout: Layout, worker: int, crew: Crew) -> tuple
     """
     samples = prepare(layout.config, source, crew)
     rows, held = samples.split, layout.placement.shards_of(worker)
-    # Where there are no classes nobody asks what is classified right.
+    # A regression has no accuracy, so that nothing is to be tested on.
     part = Crew(worker, layout.n_workers).piece(0 if samples.labels is None else rows.n_test)
     parts: list[Dataset] = []
 

@@ -1,4 +1,4 @@
-"""Sources that come in blocks of rows, each of which is had as a whole: drawn, or read and verified."""
+"""Sources made of blocks of rows, each of which is drawn, or read and verified, as a whole."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Array = NDArray[np.float64]
 
 
 class BlockSource(Source):
-    """Rows in blocks.
+    """A source made of blocks of rows.
 
-    Whoever goes through rows in order makes each block once, however small the steps: the last one is kept.
+    The last block is kept: who goes through the rows in order makes each block once, however small the steps.
 
     Attributes
     ----------
@@ -30,12 +30,12 @@ class BlockSource(Source):
 
     @abstractmethod
     def make_features(self, block: int) -> Any:
-        """Return the features of a block, ndarray or csr_array; overwritten, perhaps, by the next one's.
+        """Return the features of a block, ndarray or csr_array; the next block's may overwrite them.
 
         Raises
         ------
         InputError
-            If they cannot be had.
+            If they cannot be read.
         """
 
     @abstractmethod
@@ -45,7 +45,7 @@ class BlockSource(Source):
         Raises
         ------
         InputError
-            If they cannot be had.
+            If they cannot be read.
         """
 
     def features(self, rows: Rows) -> Any:

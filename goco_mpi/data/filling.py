@@ -135,7 +135,7 @@ def _appended(source: Source, parts: Sequence[Rows], intercept: bool) -> sp.csr_
 
 
 def _permute(matrix: sp.csr_array, rows: NDArray[np.intp]) -> None:
-    """Bring ``matrix[rows]`` into its place; of one of its arrays at a time there is a second one."""
+    """Replace a matrix by ``matrix[rows]``, one array after the other: there is never a second copy of all."""
     starts, lengths = matrix.indptr[:-1][rows], np.diff(matrix.indptr)[rows]
     indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(matrix.indptr.dtype)
     for name in ("data", "indices"):

@@ -80,7 +80,7 @@ def rows_of(data: Any, dtype: torch.dtype, name: str) -> Rows:
     Raises
     ------
     InputError
-        If they are none.
+        If the data are neither, differ in length, or have no rows.
 
     Examples
     --------

@@ -19,7 +19,7 @@ Array = NDArray[np.float64]
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 SEEDS = 2**32
-"""So many sequences of random numbers torch's CPU generator has."""
+"""How many seeds torch's CPU generator tells apart."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +50,9 @@ class TorchShare(Share):
     """One worker's shards of rows under a module and a loss.
 
     The coded gradient is that of sum_k (N/M) a_ik f_k, f_k being the mean loss over the rows of shard k, or over those
-    drawn of it. As many rows as a block holds go through the module together, whichever shards they are of; one that
-    draws random numbers takes those of one shard at a time, whose term would not be the same alone otherwise.
+    drawn of it. As many rows as a block holds go through the module together, whichever shards they are of. A module
+    that draws random numbers is given the rows of one shard at a time: a shard's term would depend on the shards beside
+    it otherwise.
 
     Nothing but the rows is kept from one block to the next: each loads the parameters and adds its gradient to
     ``out``, so that in between the same module may serve for a loss, or for another worker.
