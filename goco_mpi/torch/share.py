@@ -131,7 +131,7 @@ class TorchShare(Share):
             yield
 
     def loss(self, params: Array) -> float:
-        """Return the mean over the shards that this worker owns, of the mean losses of all their rows."""
+        """Return 1/M times the sum, over the shards that this worker owns, of the mean losses of all their rows."""
         total = 0.0
         self._flat.load(params)
         with self._flat.evaluating(), drawing_from(0):
