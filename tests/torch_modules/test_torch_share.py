@@ -375,6 +375,7 @@ def test_a_loss_that_is_no_mean_over_rows_is_refused(loss: Any, words: str) -> N
         ((np.full((20, 5), np.nan), np.zeros(20, dtype=np.int64)), "must be finite at the start. Got nan"),
         ((np.zeros((20, 5)), np.repeat([0, 3], [19, 1])), r"the rows of a rank's shards. Got IndexError: Target 3"),
         (Endless(), "without length or items"),
+        (Items([(torch.zeros(5), 0, 1)]), "must be pairs"),
         ((np.array([["a"]]), np.zeros(1)), "must be a pair .* can't convert"),
     ],
 )
@@ -389,8 +390,10 @@ def test_a_shard_that_cannot_be_used_is_refused(shard: Any, words: str) -> None:
         (3, "test must be a pair"),
         ((np.zeros((4, 5)), np.zeros(4)), "test must have classes"),
         ((np.zeros((4, 4)), np.zeros(4, dtype=np.int64)), "applicable to the test rows"),
-        (Items([(torch.zeros(5), 0, 1)]), "applicable to the test rows. Got ValueError: too many values"),
-        (Items([(torch.zeros(5), "a")]), "applicable to the test rows. Got AttributeError"),
+        (Items([(torch.zeros(5), 0, 1)]), r"must be pairs .* Got \(tensor"),
+        (Items([(torch.zeros(5), "a")]), "must be pairs"),
+        (Items([{"inputs": torch.zeros(5), "target": 0}]), "must be pairs .* Got {'inputs'"),
+        (Items([(torch.zeros(5), None)]), "applicable to the test rows. Got TypeError: default_collate"),
         (Items([]), "test must have at least one row"),
     ],
 )
