@@ -50,7 +50,7 @@ def fit(
         Rows of each shard that a gradient is taken of, drawn anew for every gradient; a shard that has no more counts
         whole.
     test : pair of tensors or arrays, or Dataset, optional
-        Samples with classes as targets, to tell the accuracy on.
+        Samples to tell the accuracy on; see `ModuleObjective`.
     block_rows : int
         Most rows that go through the module at once. Between two blocks a rank looks at its messages.
     comm : MPI.Intracomm, optional

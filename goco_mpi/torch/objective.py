@@ -14,7 +14,7 @@ from goco_mpi.errors import InputError, check_range
 from goco_mpi.torch.flat import FlatModule
 from goco_mpi.torch.probe import probe_rows, probe_share, probe_test
 from goco_mpi.torch.rows import rows_of
-from goco_mpi.torch.share import Loss, Part, TorchShare
+from goco_mpi.torch.share import Loss, TorchShare
 
 Array = NDArray[np.float64]
 
@@ -30,8 +30,8 @@ class ModuleObjective:
     loss : callable (outputs, targets) -> scalar tensor
         The mean over rows, such as `torch.nn.CrossEntropyLoss()`.
     test : pair of tensors or arrays, or Dataset, optional
-        Samples to tell the accuracy on, the same on every rank. Targets are classes 0, 1, ... of which the largest of
-        a row's outputs is to be the one.
+        Samples to tell the accuracy on, the same on every rank. Targets are classes 0, 1, ...; predicted is the place
+        of the largest of a row's outputs.
     block_rows : int
         Most rows that go through the module at once. Between two blocks a rank looks at its messages.
 
@@ -97,7 +97,7 @@ class ModuleObjective:
             If module, loss and rows do not fit.
         """
         rows = [rows_of(shard, self._flat.dtype, "a shard") for shard in shards]
-        test = None if self._test is None else Part(self._test, np.arange(rank, len(self._test), n_ranks), 0.0)
+        test = None if self._test is None else (self._test, np.arange(rank, len(self._test), n_ranks))
         self._flat.load(self.x0)
         drawn = [probe_rows(self._flat, self._loss, part) for part in rows]
         share = TorchShare(self._flat, self._loss, rows, weights, owned, test, self._block_rows, any(drawn))

@@ -67,8 +67,8 @@ class TorchShare(Share):
         (N/M) a_ik of each shard.
     owned : ndarray of shape (n_shards,)
         1/M for a shard whose loss this worker answers for, 0 for the others.
-    test : Part, optional
-        What this worker tests on; the weight does not matter.
+    test : (Rows, ndarray of int64), optional
+        Test samples, and which of them this worker classifies.
     block_rows : int
         Most rows of a block.
     draws : bool
@@ -82,7 +82,7 @@ class TorchShare(Share):
         rows: Sequence[Rows],
         weights: Array,
         owned: Array,
-        test: Part | None,
+        test: tuple[Rows, Index] | None,
         block_rows: int,
         draws: bool,
     ) -> None:
@@ -172,13 +172,13 @@ class TorchShare(Share):
         """Return how many of the worker's test samples have their largest output at their class, and of how many."""
         if self._test is None:
             return None
-        right = 0.0
+        (rows, mine), right = self._test, 0.0
         self._flat.load(params)
         with self._flat.evaluating(), drawing_from(0):
-            for index in self._cut(self._test.index):
-                inputs, targets = self._test.rows.take(index)
+            for index in self._cut(mine):
+                inputs, targets = rows.take(index)
                 right += float((self._flat.module(inputs).argmax(dim=1) == targets).sum())
-        return right, len(self._test.index)
+        return right, len(mine)
 
     def _blocks(self, places: Sequence[int]) -> Iterator[Block]:
         """Group the drawn rows of some shards into blocks."""
