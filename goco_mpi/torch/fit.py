@@ -9,6 +9,7 @@ import torch
 
 from goco_mpi.api import Callback, Result, minimize
 from goco_mpi.errors import InputError
+from goco_mpi.torch.flat import reason_of
 from goco_mpi.torch.objective import ModuleObjective
 from goco_mpi.torch.share import Loss
 
@@ -121,7 +122,7 @@ def _begin_alike(session: Session, module: torch.nn.Module) -> None:
             if not session.root:
                 module.load_state_dict(theirs)
         except (AttributeError, RuntimeError) as error:
-            raise InputError(f"module must be made alike on every rank. {str(error).splitlines()[0]}") from None
+            raise InputError(f"module must be made alike on every rank. Got {reason_of(error)}.") from None
 
     theirs = session.share(state)
     session.agree(take)

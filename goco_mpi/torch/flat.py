@@ -112,13 +112,24 @@ def drawing_from(seed: int) -> Iterator[None]:
         generator.set_state(state)
 
 
+def reason_of(error: Exception) -> str:
+    r"""Return an error's type and the first line of what it says, without the stop or colon behind it.
+
+    Examples
+    --------
+    >>> reason_of(RuntimeError("Too much.\nHere.")), reason_of(RuntimeError())
+    ('RuntimeError: Too much', 'RuntimeError')
+    """
+    said = str(error).strip().partition("\n")[0].rstrip(".:")
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
 def _copied(module: torch.nn.Module) -> torch.nn.Module:
     try:
         return copy.deepcopy(module)
     except Exception as error:
-        reason = next(iter(str(error).splitlines()), "").rstrip(".")
         raise InputError(
-            f"module must be one that copy.deepcopy can copy. Got {type(error).__name__}: {reason}. Use "
+            f"module must be one that copy.deepcopy can copy. Got {reason_of(error)}. Use "
             "torch.nn.utils.parametrizations in place of older hooks, and keep locks and files out of it."
         ) from error
 

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from goco_mpi.errors import GocoError, InputError
-from goco_mpi.torch.flat import FlatModule, drawing_from
+from goco_mpi.torch.flat import FlatModule, drawing_from, reason_of
 from goco_mpi.torch.rows import Rows
 from goco_mpi.torch.share import Loss, TorchShare
 
@@ -126,10 +126,9 @@ def _applied(where: str) -> Iterator[None]:
     except GocoError:
         raise
     except Exception as error:
-        reason = next(iter(str(error).splitlines()), "")
         raise InputError(
-            f"module and loss must be applicable to {where}. Got {type(error).__name__}: {reason.rstrip('.')}. Look at "
-            "shapes, dtypes, and targets out of range."
+            f"module and loss must be applicable to {where}. Got {reason_of(error)}. Look at shapes, dtypes, and "
+            "targets out of range."
         ) from error
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from goco_mpi.core.shares import Share
 from goco_mpi.errors import InputError
-from goco_mpi.torch.flat import FlatModule, drawing_from
+from goco_mpi.torch.flat import FlatModule, drawing_from, reason_of
 from goco_mpi.torch.rows import Index, Rows
 
 Array = NDArray[np.float64]
@@ -163,7 +163,7 @@ class TorchShare(Share):
             except RuntimeError as error:
                 raise InputError(
                     "step.kind = 'auto' needs the curvature of the loss, and the module has no second derivatives: "
-                    f"{str(error).splitlines()[0]}. Give step.size."
+                    f"{reason_of(error)}. Give step.size."
                 ) from None
             product += flat.gradients
         return product

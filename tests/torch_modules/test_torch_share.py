@@ -426,24 +426,42 @@ def test_block_rows_that_are_no_positive_number_of_rows_are_refused(block_rows: 
         ModuleObjective(network(), LOSS, block_rows=block_rows)
 
 
-def test_a_module_without_second_derivatives_asks_for_a_step() -> None:
-    class Once(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, inputs: Any) -> Any:
-            return inputs.clone()
+class Once(torch.autograd.Function):
+    """Has no second derivatives."""
 
-        @staticmethod
-        @torch.autograd.function.once_differentiable
-        def backward(ctx: Any, gradient: Any) -> Any:
-            return gradient.clone()
+    @staticmethod
+    def forward(ctx: Any, inputs: Any) -> Any:
+        return inputs.clone()
 
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Any) -> Any:
+        return gradient.clone()
+
+
+class Mute(torch.autograd.Function):
+    """Refuses them without a word."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Any) -> Any:
+        return inputs.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Any) -> Any:
+        if torch.is_grad_enabled():
+            raise RuntimeError
+        return gradient.clone()
+
+
+@pytest.mark.parametrize("function", [Once, Mute])
+def test_a_module_without_second_derivatives_asks_for_a_step(function: Any) -> None:
     class Module(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.linear = torch.nn.Linear(N_FEATURES, N_CLASSES).double()
 
         def forward(self, inputs: Any) -> Any:
-            return Once.apply(self.linear(inputs))
+            return function.apply(self.linear(inputs))
 
     share = share_of(Module())
     with pytest.raises(InputError, match=r"Give step\.size"):
