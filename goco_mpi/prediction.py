@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from goco_mpi.calibration import Calibration, calibrate
+from goco_mpi.errors import InputError
 from goco_mpi.record import Rows, RunRecord
 from goco_mpi.timed import simulate_in_time
 
@@ -25,6 +26,7 @@ class Prediction:
     Attributes
     ----------
     calibration : Calibration
+        The cost model that the simulation went by.
     recorded, simulated : dict of str to ndarray of shape (n_ranks,)
         ``wall_s``, ``rate`` (steps a second), ``waiting`` (share of the time) and ``gradients``.
     """
@@ -46,11 +48,15 @@ def predict(run: RunRecord) -> Prediction:
     Raises
     ------
     InputError
-        If the run says nothing of its machine, or its data cannot be read.
+        If the run says nothing of its machine, took no step, or its data cannot be read.
     RunError
         If the simulation diverges.
     """
     found = calibrate(run)
+    if not any(row["rounds"] for row in run.ranks):
+        raise InputError(
+            f"{str(run.path)!r} ended before its first step: there is nothing to predict. Give another run."
+        )
     simulated = simulate_in_time(found.config, found.n_workers, cost=found.cost, measured=True).outcome
     return Prediction(found, _figures(run.ranks), _figures(simulated.ranks))
 
@@ -72,17 +78,8 @@ def print_prediction(name: str, found: Prediction) -> None:
     from rich.table import Table
 
     table = Table(header_style="bold", title=f"{name}, recorded and simulated from its own costs", title_justify="left")
-    for title in (
-        "rank",
-        "seconds",
-        "simulated",
-        "steps/s",
-        "simulated",
-        "waiting",
-        "simulated",
-        "gradients",
-        "simul.",
-    ):
+    pairs = ("seconds", "simulated", "steps/s", "simulated", "waiting", "simulated", "gradients", "simul.")
+    for title in ("rank", *pairs):
         table.add_column(title, justify="right")
     recorded, simulated = found.recorded, found.simulated
     for rank in range(len(recorded["wall_s"])):
@@ -99,12 +96,13 @@ def print_prediction(name: str, found: Prediction) -> None:
         )
     console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
     console.print(table)
-    cost, words_of_errors = found.calibration.cost, []
+    parts = []
     for column, words in (("wall_s", "wall time"), ("rate", "round rate")):
         errors = 100 * found.errors(column)
         worst = errors[np.nanargmax(np.abs(errors))]
-        words_of_errors.append(f"{words} {np.nanmedian(errors):+.0f} % (median), {worst:+.0f} % (worst rank)")
-    console.print("error of the simulation: " + "; ".join(words_of_errors), soft_wrap=True)
+        parts.append(f"{words} {np.nanmedian(errors):+.0f} % (median), {worst:+.0f} % (worst rank)")
+    console.print("error of the simulation: " + "; ".join(parts), soft_wrap=True)
+    cost = found.calibration.cost
     console.print(
         f"cost: overhead {cost.overhead_s:.3g} s a message, latency {cost.latency_s:.3g} s, "
         f"{cost.bytes_per_s:.3g} bytes/s (as configured); gradient times of {len(cost.traces)} ranks",

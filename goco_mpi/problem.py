@@ -97,17 +97,17 @@ def prepare(config: RunConfig, source: Source, crew: Crew) -> Samples:
     classified = kind != objectives.LeastSquares.name
     everything: Array | None = None
     mine = np.empty(0)
+
+    def look() -> None:  # the result stays here: each member needs only what it has read
+        nonlocal mine
+        mine = source.targets(crew.piece(n))
+
     if needs_targets(config.data, source):
-        everything = np.concatenate(crew.together(lambda: _targets(source, crew.piece(n))))
+        everything = np.concatenate(crew.together(lambda: source.targets(crew.piece(n))))
         mine = everything[crew.piece(n)]
     elif classified and source.labels is not None:
         mine = source.labels
     elif classified:
-
-        def look() -> None:
-            nonlocal mine
-            mine = _targets(source, crew.piece(n))
-
         crew.together(look)
     groups = None
     if needs_groups(config.data, source):
@@ -120,10 +120,6 @@ def prepare(config: RunConfig, source: Source, crew: Crew) -> Samples:
     cache = hardware.block_bytes(hardware.cache_bytes(2))
     objective = objectives.build(kind, n_columns, config.objective.l2, n_classes, cache)
     return Samples(config, source, rows, found, objective)
-
-
-def _targets(source: Source, rows: slice) -> Array:
-    return source.targets(rows) if rows.stop > rows.start else np.empty(0)
 
 
 def model_share(
@@ -193,7 +189,7 @@ def load_share(source: Source, layout: Layout, worker: int, crew: Crew) -> tuple
     """
     samples = prepare(layout.config, source, crew)
     rows, held = samples.split, layout.placement.shards_of(worker)
-    # Where there are no classes nobody asks what is classified right.
+    # A regression has no accuracy, so that nothing is to be tested on.
     part = Crew(worker, layout.n_workers).piece(0 if samples.labels is None else rows.n_test)
     parts: list[Dataset] = []
 

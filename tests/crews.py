@@ -14,7 +14,7 @@ T = TypeVar("T")
 TIME_LIMIT_S = 60.0
 
 
-def on_all(size: int, action: Callable[[Crew], T]) -> list[T | Exception]:
+def on_all(size: int, action: Callable[[Crew], T]) -> list[T | BaseException]:
     """Return what ``action`` returns to each of ``size`` members, or raises."""
     barrier = threading.Barrier(size, timeout=TIME_LIMIT_S)
     parts: list[Any] = [None] * size
@@ -30,7 +30,7 @@ def on_all(size: int, action: Callable[[Crew], T]) -> list[T | Exception]:
 
         try:
             found[rank] = action(Crew(rank, size, gather))
-        except Exception as error:
+        except BaseException as error:  # a failed pytest.raises is no Exception
             found[rank] = error
             if not isinstance(error, InputError):
                 barrier.abort()  # whom the others would wait for
@@ -40,4 +40,13 @@ def on_all(size: int, action: Callable[[Crew], T]) -> list[T | Exception]:
         thread.start()
     for thread in threads:
         thread.join()
+    return found
+
+
+def in_crew(size: int, action: Callable[[Crew], T]) -> list[T]:
+    """Return what ``action`` returns to each of ``size`` members, or raise what it raises to the lowest."""
+    found = on_all(size, action)
+    for one in found:
+        if isinstance(one, BaseException):
+            raise one
     return found

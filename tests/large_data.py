@@ -11,16 +11,14 @@ The exit code is 1 if anything fails.
 from __future__ import annotations
 
 import argparse
-import os
-import shlex
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from large import launch, on_ranks
 
 from goco_mpi.config import parse_config
 from goco_mpi.experiment import lay_out
@@ -60,27 +58,6 @@ every = 10
 """
 
 
-def run(command: Sequence[str], directory: Path) -> float:
-    """Run a command with one BLAS thread; return the seconds it took.
-
-    Raises
-    ------
-    SystemExit
-        If it fails, or does not end in time.
-    """
-    start = time.monotonic()
-    process = subprocess.Popen(command, cwd=directory, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    try:
-        code = process.wait(TIME_LIMIT_S)
-    except subprocess.TimeoutExpired:
-        process.terminate()  # a launcher that is killed would leave its ranks behind
-        process.wait(30)
-        raise SystemExit(f"{shlex.join(command)} did not end within {TIME_LIMIT_S:g} s") from None
-    if code:
-        raise SystemExit(f"{shlex.join(command)} ended with exit code {code}")
-    return time.monotonic() - start
-
-
 def scipy_optimum(source: Path, l2: float) -> float:
     """Return the least (1/n) sum log(1 + exp(-y row . x)) + (l2 / 2) ||x||^2, the rows with a 1 behind them."""
     import scipy.optimize
@@ -110,7 +87,7 @@ def train_a9a(goco: Sequence[str], directory: Path) -> list[str]:
         print(f"SKIPPED: a9a is not there: {A9A}", flush=True)
         return []
     command = [*goco, "run", str(ROOT / "examples" / "a9a.toml"), "--set", f"data.source={A9A}", "--out", "a9a"]
-    seconds = run([*command, "--quiet"], directory)
+    seconds, _ = launch([*command, "--quiet"], directory, TIME_LIMIT_S)
     record = read_run(directory / "a9a")
     loss, l2 = record.run["result"]["loss"], record.run["config"]["objective"]["l2"]
     gap = loss - scipy_optimum(A9A, l2)
@@ -131,11 +108,12 @@ def train_from_store(goco: Sequence[str], directory: Path, n_samples: int, n_fea
     """Make a shard store and train from it; return what is wrong."""
     shard = [sys.executable, "-m", "goco_mpi", "shard", "synthetic_regression", "store", "--shards", "16"]
     sizes = ["--set", f"data.n_samples={n_samples}", "--set", f"data.n_features={n_features}"]
-    seconds = run([*shard, "--partition", "in_order", "--test-fraction", "0", *sizes], directory)
+    shard += ["--partition", "in_order", "--test-fraction", "0"]
+    seconds, _ = launch([*shard, *sizes], directory, TIME_LIMIT_S)
     nbytes = sum(file.stat().st_size for file in (directory / "store").iterdir())
     print(f"a shard store of {nbytes / 1e9:.2f} GB made in {seconds:.1f} s", flush=True)
     (directory / "experiment.toml").write_text(STORE)
-    seconds = run([*goco, "run", "experiment.toml", "--out", "run", "--quiet"], directory)
+    seconds, _ = launch([*goco, "run", "experiment.toml", "--out", "run", "--quiet"], directory, TIME_LIMIT_S)
     record = read_run(directory / "run")
     result = record.run["result"]
     print(
@@ -180,7 +158,7 @@ def main() -> int:
     parser.add_argument("--samples", type=int, default=500_000, help="rows of the store; 500000 are 2 GB")
     parser.add_argument("--features", type=int, default=500)
     options = parser.parse_args()
-    goco = [*shlex.split(options.mpiexec), "-n", str(N_RANKS), sys.executable, "-m", "goco_mpi"]
+    goco = on_ranks(options.mpiexec, N_RANKS)
     with tempfile.TemporaryDirectory(prefix="goco-large-") as name:
         directory = Path(name)
         wrong = train_a9a(goco, directory)

@@ -1,7 +1,4 @@
-"""The same samples written in every format that there is a reader of, and crews without MPI."""
-
-import threading
-from concurrent.futures import ThreadPoolExecutor
+"""The same samples written in every format that there is a reader of."""
 
 import h5py
 import numpy as np
@@ -9,8 +6,8 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
 import scipy.sparse as sp
+from crews import in_crew
 
-from goco_mpi.data.crew import Crew
 from goco_mpi.data.readers import open_source
 from goco_mpi.schema import DataConfig
 
@@ -41,12 +38,12 @@ def csr_arrays(features):
 
 
 def npz_csr(directory, features, targets):
-    np.savez(directory / "csr.npz", targets=targets, **csr_arrays(features))
+    np.savez(directory / "csr.npz", targets=targets, format=b"csr", **csr_arrays(features))
     return {"source": str(directory / "csr.npz")}
 
 
 def npz_csr_compressed(directory, features, targets):
-    np.savez_compressed(directory / "small_csr.npz", targets=targets, **csr_arrays(features))
+    np.savez_compressed(directory / "small_csr.npz", targets=targets, format="csr", **csr_arrays(features))
     return {"source": str(directory / "small_csr.npz")}
 
 
@@ -107,31 +104,6 @@ FORMATS = DENSE + SPARSE
 
 def dense(matrix):
     return matrix.toarray() if sp.issparse(matrix) else matrix
-
-
-def in_crew(size, work):
-    """Return what ``work(crew)`` returns on each of some members, or raise what it raises on the lowest."""
-    barrier, parts = threading.Barrier(size, timeout=60), [None] * size
-
-    def member(rank):
-        def gather(part):
-            parts[rank] = part
-            barrier.wait()
-            all_parts = list(parts)
-            barrier.wait()
-            return all_parts
-
-        try:
-            return work(Crew(rank, size, gather)), None
-        except Exception as error:
-            return None, error
-
-    with ThreadPoolExecutor(size) as pool:
-        results = list(pool.map(member, range(size)))
-    for _, error in results:
-        if error is not None:
-            raise error
-    return [result for result, _ in results]
 
 
 def opened(size, **options):

@@ -134,6 +134,13 @@ def test_data_without_rows_are_refused(tmp_path):
         calibrate(run)
 
 
+def test_a_run_that_ended_before_its_first_step_has_nothing_to_predict(tmp_path):
+    nothing = {"rounds": 0, "gradients": 0, "compute_s": 0.0, "wait_s": 0.0}
+    run = written(tmp_path / "run", [rank(0, **nothing), rank(1, **nothing)])
+    with pytest.raises(InputError, match="ended before its first step"):
+        predict(run)
+
+
 def test_a_run_directory_serves_as_a_trace(tmp_path):
     written(tmp_path / "run", [rank(0), rank(1)])
     traces, rows = read_traces(tmp_path / "run")

@@ -1,4 +1,4 @@
-"""Sources that come in blocks of rows, each of which is had as a whole: drawn, or read and verified."""
+"""Sources made of blocks of rows, each of which is drawn, or read and verified, as a whole."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ Array = NDArray[np.float64]
 
 
 class BlockSource(Source):
-    """Rows in blocks.
+    """A source made of blocks of rows.
 
-    Whoever goes through rows in order makes each block once, however small the steps: the last one is kept.
+    The last block is kept: who goes through the rows in order makes each block once, however small the steps.
 
     Attributes
     ----------
@@ -30,12 +30,12 @@ class BlockSource(Source):
 
     @abstractmethod
     def make_features(self, block: int) -> Any:
-        """Return the features of a block, ndarray or csr_array; overwritten, perhaps, by the next one's.
+        """Return the features of a block, ndarray or csr_array; the next block's may overwrite them.
 
         Raises
         ------
         InputError
-            If they cannot be had.
+            If they cannot be read.
         """
 
     @abstractmethod
@@ -45,14 +45,14 @@ class BlockSource(Source):
         Raises
         ------
         InputError
-            If they cannot be had.
+            If they cannot be read.
         """
 
     def features(self, rows: Rows) -> Any:
         """See `Source`."""
         if self.sparse:
             return self._sparse_features(rows)
-        out = np.empty((self._count(rows), self.n_features), self.dtype)
+        out = np.empty((self.how_many(rows), self.n_features), self.dtype)
         self.read_into(rows, out)
         return out
 
@@ -63,7 +63,7 @@ class BlockSource(Source):
 
     def targets(self, rows: Rows) -> Array:
         """See `Source`."""
-        out = np.empty(self._count(rows))
+        out = np.empty(self.how_many(rows))
         for block, inside, places in self._pieces(rows):
             out[places] = self.make_targets(block)[inside]
         return out
@@ -97,12 +97,9 @@ class BlockSource(Source):
                 yield block, slice(start - first, stop - first), slice(start - begin, stop - begin)
                 start, block = stop, block + 1
             return
+        blocks = np.searchsorted(self.bounds, rows, side="right") - 1
         order = np.argsort(rows, kind="stable")
-        blocks = np.searchsorted(self.bounds, rows[order], side="right") - 1
-        for places in np.split(order, np.flatnonzero(np.diff(blocks)) + 1):
+        for places in np.split(order, np.flatnonzero(np.diff(blocks[order])) + 1):
             if places.size:
-                block = int(np.searchsorted(self.bounds, rows[places[0]], side="right")) - 1
+                block = int(blocks[places[0]])
                 yield block, rows[places] - self.bounds[block], places
-
-    def _count(self, rows: Rows) -> int:
-        return len(range(*rows.indices(self.n_samples))) if isinstance(rows, slice) else len(rows)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from goco_mpi.data.source import Rows, Source
+from goco_mpi.data.source import BLOCK_BYTES, Rows, Source
 from goco_mpi.data.split import count
 
 if TYPE_CHECKING:
@@ -16,9 +16,8 @@ if TYPE_CHECKING:
 
 Array = NDArray[np.float64]
 
-BLOCK_BYTES = 4 << 20
-"""What is read at a time: much to a file system, little in memory."""
 _FIRST_ROWS = 1024
+"""Of CSR features, until it is seen how many values a row has; and so many are put in their places at a time."""
 
 
 def features(source: Source, parts: Sequence[Rows], intercept: bool) -> Any:
@@ -51,7 +50,7 @@ def targets(source: Source, parts: Sequence[Rows]) -> Array:
     InputError
         As `features`.
     """
-    return np.concatenate([np.empty(0), *(source.targets(rows) for rows in parts if count(rows))])
+    return np.concatenate([np.empty(0), *(source.targets(rows) for rows in parts)])
 
 
 def _dense(source: Source, parts: Sequence[Rows], intercept: bool) -> NDArray[Any]:
@@ -136,7 +135,7 @@ def _appended(source: Source, parts: Sequence[Rows], intercept: bool) -> sp.csr_
 
 
 def _permute(matrix: sp.csr_array, rows: NDArray[np.intp]) -> None:
-    """Bring ``matrix[rows]`` into its place; of one of its arrays at a time there is a second one."""
+    """Replace a matrix by ``matrix[rows]``, one array after the other: there is never a second copy of all."""
     starts, lengths = matrix.indptr[:-1][rows], np.diff(matrix.indptr)[rows]
     indptr = np.concatenate([[0], np.cumsum(lengths)]).astype(matrix.indptr.dtype)
     for name in ("data", "indices"):

@@ -240,11 +240,18 @@ class _Writer:
             starts = [np.arange(start, stop, length) for start, stop in itertools.pairwise(ends)]
             return np.append(np.concatenate(starts), ends[-1])
         bounds: list[int] = []
-        for start, stop in zip(ends[:-1].tolist(), ends[1:].tolist(), strict=True):
-            # Rows by the bytes that they begin at, in the data and in indptr itself.
-            at = 12 * self._files[store.INDPTR].get(start, stop) + 8 * np.arange(stop - start)
-            chunk = (at - at[:1]) // store.CHUNK_BYTES
-            bounds += (start + np.flatnonzero(np.diff(chunk, prepend=-1))).tolist()
+        length = max(1, BLOCK_BYTES // 32)  # of four numbers a row
+        for start, stop in itertools.pairwise(ends.tolist()):
+            origin, last = 0, -1
+            for first in range(start, stop, length):
+                # Rows by the bytes that they begin at, in the data and in indptr itself.
+                indptr = self._files[store.INDPTR].get(first, min(first + length, stop))
+                at = 12 * indptr + 8 * np.arange(first, first + len(indptr))
+                if first == start:
+                    origin = int(at[0])
+                chunk = (at - origin) // store.CHUNK_BYTES
+                bounds += (first + np.flatnonzero(np.diff(chunk, prepend=last))).tolist()
+                last = int(chunk[-1])
         return np.array([*bounds, ends[-1]])
 
 

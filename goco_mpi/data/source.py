@@ -16,12 +16,12 @@ Rows = slice | NDArray[np.intp]
 """Row numbers, or a slice of step 1."""
 
 BLOCK_BYTES = 4 << 20
-"""Of features that are copied at a time."""
+"""Of features that are read or copied at a time: much to a file system, little in memory."""
 
 
 @dataclass(frozen=True, eq=False)
 class Cut:
-    """How the samples of a source are split and cut already, so that nobody has to.
+    """The split into training and test rows, and the shards, that a source comes with.
 
     Attributes
     ----------
@@ -65,13 +65,12 @@ class Source(ABC):
     dtype : numpy.dtype
         Of the features as they are returned: float64 or float32. Targets are float64.
     whole : bool
-        Whether rank 0 of those that opened it together holds all of it in memory, and the others none: it must hand
-        it out. So it is with small sets and with formats that cannot be read in parts.
+        Whether rank 0 of the crew that opened it holds all samples in memory and must hand them out, and the others
+        hold none: small sets, and formats that cannot be read in parts.
     bytes_read : int
         Of files, by this process, so far.
     cut : Cut or None
-        Where the source says what is test and training and which rows make a shard, as a shard store does: then
-        ``data.partition`` and ``data.test_fraction`` have no say any more. None: they do.
+        What takes the place of ``data.partition`` and ``data.test_fraction``, as in a shard store; None: these hold.
     scaling : Scaling or None
         Where it is known without reading the features.
     labels : ndarray or None
@@ -126,6 +125,10 @@ class Source(ABC):
             If they cannot be read or are not finite.
         """
 
+    def how_many(self, rows: Rows) -> int:
+        """Return how many rows are named, by a slice that may be open too."""
+        return len(range(*rows.indices(self.n_samples))) if isinstance(rows, slice) else len(rows)
+
     def column(self, name: str) -> NDArray[Any]:
         """Return what stands in a named column, such as the site that each sample is from, shape (n_samples,).
 
@@ -139,7 +142,7 @@ class Source(ABC):
         )
 
     def close(self) -> None:  # noqa: B027 - most have nothing open
-        """Let go of files."""
+        """Close the files."""
 
     def __enter__(self) -> Self:
         return self

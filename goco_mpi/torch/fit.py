@@ -9,6 +9,7 @@ import torch
 
 from goco_mpi.api import Callback, Result, minimize
 from goco_mpi.errors import InputError
+from goco_mpi.torch.flat import reason_of
 from goco_mpi.torch.objective import ModuleObjective
 from goco_mpi.torch.share import Loss
 
@@ -50,7 +51,7 @@ def fit(
         Rows of each shard that a gradient is taken of, drawn anew for every gradient; a shard that has no more counts
         whole.
     test : pair of tensors or arrays, or Dataset, optional
-        Samples with classes as targets, to tell the accuracy on.
+        Samples to tell the accuracy on; see `ModuleObjective`.
     block_rows : int
         Most rows that go through the module at once. Between two blocks a rank looks at its messages.
     comm : MPI.Intracomm, optional
@@ -121,7 +122,7 @@ def _begin_alike(session: Session, module: torch.nn.Module) -> None:
             if not session.root:
                 module.load_state_dict(theirs)
         except (AttributeError, RuntimeError) as error:
-            raise InputError(f"module must be made alike on every rank. {str(error).splitlines()[0]}") from None
+            raise InputError(f"module must be made alike on every rank. Got {reason_of(error)}.") from None
 
     theirs = session.share(state)
     session.agree(take)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,7 @@ Array = NDArray[np.float64]
 
 
 class FlatModule:
-    """A module whose trainable parameters are views of one vector, and their gradients of another.
+    """A copy of a module whose trainable parameters are views of one vector, and their gradients of another.
 
     Loading a vector of parameters is then one copy, whatever the number of layers, and autograd adds up its gradients
     where they are read. The order is that of ``module.parameters()``; frozen ones (``requires_grad = False``) are left
@@ -25,21 +26,23 @@ class FlatModule:
     Parameters
     ----------
     module : torch.nn.Module
-        Changed; its own from now on.
 
     Attributes
     ----------
     module : torch.nn.Module
+        The copy.
     parameters : list of torch.nn.Parameter
         The trainable ones.
     n_params : int
     dtype : torch.dtype
         float32 or float64.
+    gradients : ndarray of shape (n_params,)
+        Of the last backward passes since `load`, in the module's dtype.
 
     Raises
     ------
     InputError
-        If the parameters are not of one kind that can be trained here.
+        If the module cannot be copied, or its parameters are not of one kind that can be trained here.
 
     Examples
     --------
@@ -51,7 +54,7 @@ class FlatModule:
 
     def __init__(self, module: torch.nn.Module) -> None:
         _refuse_unusable(module)
-        self.module = module
+        self.module = module = _copied(module)
         self.parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self.dtype = self.parameters[0].dtype
         self.n_params = sum(parameter.numel() for parameter in self.parameters)
@@ -107,6 +110,28 @@ def drawing_from(seed: int) -> Iterator[None]:
         yield
     finally:
         generator.set_state(state)
+
+
+def reason_of(error: Exception) -> str:
+    r"""Return an error's type and the first line of what it says, without the stop or colon behind it.
+
+    Examples
+    --------
+    >>> reason_of(RuntimeError("Too much.\nHere.")), reason_of(RuntimeError())
+    ('RuntimeError: Too much', 'RuntimeError')
+    """
+    said = str(error).strip().partition("\n")[0].rstrip(".:")
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+def _copied(module: torch.nn.Module) -> torch.nn.Module:
+    try:
+        return copy.deepcopy(module)
+    except Exception as error:
+        raise InputError(
+            f"module must be one that copy.deepcopy can copy. Got {reason_of(error)}. Use "
+            "torch.nn.utils.parametrizations in place of older hooks, and keep locks and files out of it."
+        ) from error
 
 
 def _refuse_unusable(module: torch.nn.Module) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,9 +12,9 @@ from numpy.typing import NDArray
 from goco_mpi.engine import launcher
 from goco_mpi.errors import InputError, check_range
 from goco_mpi.torch.flat import FlatModule
-from goco_mpi.torch.probe import probe_rows, probe_share
-from goco_mpi.torch.rows import Rows, rows_of
-from goco_mpi.torch.share import Loss, Part, TorchShare
+from goco_mpi.torch.probe import probe_rows, probe_share, probe_test
+from goco_mpi.torch.rows import rows_of
+from goco_mpi.torch.share import Loss, TorchShare
 
 Array = NDArray[np.float64]
 
@@ -31,8 +30,8 @@ class ModuleObjective:
     loss : callable (outputs, targets) -> scalar tensor
         The mean over rows, such as `torch.nn.CrossEntropyLoss()`.
     test : pair of tensors or arrays, or Dataset, optional
-        Samples to tell the accuracy on, the same on every rank. Targets are classes 0, 1, ... of which the largest of
-        a row's outputs is to be the one.
+        Samples to tell the accuracy on, the same on every rank. Targets are classes 0, 1, ...; predicted is the place
+        of the largest of a row's outputs.
     block_rows : int
         Most rows that go through the module at once. Between two blocks a rank looks at its messages.
 
@@ -67,13 +66,15 @@ class ModuleObjective:
     def __init__(self, module: torch.nn.Module, loss: Loss, *, test: Any = None, block_rows: int = 256) -> None:
         if not callable(loss):
             raise InputError(f"loss must be callable as loss(outputs, targets). Got {loss!r}.")
-        check_range("block_rows", block_rows, 1, 10**9)
-        self._flat = FlatModule(copy.deepcopy(module))
+        if not isinstance(block_rows, int | np.integer):
+            raise InputError(f"block_rows must be a whole number. Got {block_rows!r}.")
+        check_range("block_rows", int(block_rows), 1, 10**9)
+        self._flat = FlatModule(module)
         self._loss = loss
         self._block_rows = block_rows
         self._test = None if test is None else rows_of(test, self._flat.dtype, "test")
         if self._test is not None:
-            _refuse_no_classes(self._test)
+            probe_test(self._flat, self._test)
         self.x0 = self._flat.values
         torch.set_num_threads(launcher.limit_threads(launcher.inspect()))
 
@@ -96,7 +97,7 @@ class ModuleObjective:
             If module, loss and rows do not fit.
         """
         rows = [rows_of(shard, self._flat.dtype, "a shard") for shard in shards]
-        test = None if self._test is None else Part(self._test, np.arange(rank, len(self._test), n_ranks), 0.0)
+        test = None if self._test is None else (self._test, np.arange(rank, len(self._test), n_ranks))
         self._flat.load(self.x0)
         drawn = [probe_rows(self._flat, self._loss, part) for part in rows]
         share = TorchShare(self._flat, self._loss, rows, weights, owned, test, self._block_rows, any(drawn))
@@ -124,13 +125,3 @@ class ModuleObjective:
         one = np.ones(1)
         rows = [rows_of(shard, self._flat.dtype, "shard")]
         return TorchShare(self._flat, self._loss, rows, one, one, None, self._block_rows, draws=False)
-
-
-def _refuse_no_classes(test: Rows) -> None:
-    """Refuse samples of which no accuracy can be told."""
-    targets = test.take(np.arange(1))[1]
-    if targets.is_floating_point() or targets.ndim != 1:
-        raise InputError(
-            "test must have classes 0, 1, ... as targets, one for each row, to tell the accuracy on. Got "
-            f"{targets.dtype} of shape {tuple(targets.shape)} for one row. Leave it out: the training loss is reported."
-        )

@@ -1,4 +1,4 @@
-"""Is a module with its loss what gradients take it for? Tried on the shards before the first round."""
+"""What is tried before the first round: whether module, loss and data fit what is computed of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from goco_mpi.errors import GocoError, InputError
-from goco_mpi.torch.flat import FlatModule, drawing_from
+from goco_mpi.torch.flat import FlatModule, drawing_from, reason_of
 from goco_mpi.torch.rows import Rows
 from goco_mpi.torch.share import Loss, TorchShare
 
@@ -37,6 +37,31 @@ def probe_rows(flat: FlatModule, loss: Loss, rows: Rows) -> bool:
         _check_mean(flat, loss, inputs, targets)
         _check_buffers(flat, loss, inputs, targets)
         return not torch.equal(torch.default_generator.get_state(), before)
+
+
+def probe_test(flat: FlatModule, rows: Rows) -> None:
+    """Try the module on the first test sample.
+
+    Raises
+    ------
+    InputError
+        If no accuracy can be told: targets that are no classes, or outputs that are no scores of them.
+    """
+    with drawing_from(0), _applied("the test rows"):
+        inputs, targets = rows.take(np.arange(1))
+        if targets.is_floating_point() or targets.ndim != 1:
+            raise InputError(
+                "test must have classes 0, 1, ... as targets, one for each row, to tell the accuracy on. Got "
+                f"{targets.dtype} of shape {tuple(targets.shape)} for one row. Leave it out: the training loss is "
+                "reported."
+            )
+        with flat.evaluating():
+            outputs = flat.module(inputs)
+        if not isinstance(outputs, torch.Tensor) or outputs.ndim != 2:
+            raise InputError(
+                f"test needs a module that returns a number for each class in every row. Got {_shown(outputs)} for one "
+                "row. Leave it out: the training loss is reported."
+            )
 
 
 def probe_share(share: TorchShare, params: NDArray[np.float64]) -> None:
@@ -101,10 +126,9 @@ def _applied(where: str) -> Iterator[None]:
     except GocoError:
         raise
     except Exception as error:
-        reason = next(iter(str(error).splitlines()), "")
         raise InputError(
-            f"module and loss must be applicable to {where}. Got {type(error).__name__}: {reason.rstrip('.')}. Look at "
-            "shapes, dtypes, and targets out of range."
+            f"module and loss must be applicable to {where}. Got {reason_of(error)}. Look at shapes, dtypes, and "
+            "targets out of range."
         ) from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from abc import ABC, abstractmethod
 from typing import Any
 
@@ -47,7 +48,7 @@ class TensorRows(Rows):
 
 
 class DatasetRows(Rows):
-    """Rows that a map-style data set makes when they are asked for."""
+    """Rows that a map-style data set makes when they are asked for; refused then if they are no pairs of tensors."""
 
     def __init__(self, dataset: Any, dtype: torch.dtype) -> None:
         self._dataset = dataset
@@ -62,7 +63,17 @@ class DatasetRows(Rows):
         places = index.tolist()
         several = getattr(self._dataset, "__getitems__", None)
         samples = [self._dataset[place] for place in places] if several is None else several(places)
-        inputs, targets = default_collate(samples)
+        batch = default_collate(samples)
+        if not (
+            isinstance(batch, list | tuple)
+            and len(batch) == 2
+            and all(isinstance(part, torch.Tensor) for part in batch)
+        ):
+            raise InputError(
+                "A data set's items must be pairs (inputs, target) of tensors, arrays or numbers. Got "
+                f"{reprlib.repr(samples[0])}."
+            )
+        inputs, targets = batch
         return _converted(inputs, self._dtype), _converted(targets, self._dtype)
 
 
@@ -80,7 +91,7 @@ def rows_of(data: Any, dtype: torch.dtype, name: str) -> Rows:
     Raises
     ------
     InputError
-        If they are none.
+        If the data are neither, differ in length, or have no rows.
 
     Examples
     --------

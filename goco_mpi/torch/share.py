@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from goco_mpi.core.shares import Share
 from goco_mpi.errors import InputError
-from goco_mpi.torch.flat import FlatModule, drawing_from
+from goco_mpi.torch.flat import FlatModule, drawing_from, reason_of
 from goco_mpi.torch.rows import Index, Rows
 
 Array = NDArray[np.float64]
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 SEEDS = 2**32
-"""So many sequences of random numbers torch's CPU generator has."""
+"""How many seeds torch's CPU generator tells apart."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +50,9 @@ class TorchShare(Share):
     """One worker's shards of rows under a module and a loss.
 
     The coded gradient is that of sum_k (N/M) a_ik f_k, f_k being the mean loss over the rows of shard k, or over those
-    drawn of it. As many rows as a block holds go through the module together, whichever shards they are of; one that
-    draws random numbers takes those of one shard at a time, whose term would not be the same alone otherwise.
+    drawn of it. As many rows as a block holds go through the module together, whichever shards they are of. A module
+    that draws random numbers is given the rows of one shard at a time: a shard's term would depend on the shards beside
+    it otherwise.
 
     Nothing but the rows is kept from one block to the next: each loads the parameters and adds its gradient to
     ``out``, so that in between the same module may serve for a loss, or for another worker.
@@ -66,8 +67,8 @@ class TorchShare(Share):
         (N/M) a_ik of each shard.
     owned : ndarray of shape (n_shards,)
         1/M for a shard whose loss this worker answers for, 0 for the others.
-    test : Part, optional
-        What this worker tests on; the weight does not matter.
+    test : (Rows, ndarray of int64), optional
+        Test samples, and which of them this worker classifies.
     block_rows : int
         Most rows of a block.
     draws : bool
@@ -81,7 +82,7 @@ class TorchShare(Share):
         rows: Sequence[Rows],
         weights: Array,
         owned: Array,
-        test: Part | None,
+        test: tuple[Rows, Index] | None,
         block_rows: int,
         draws: bool,
     ) -> None:
@@ -130,7 +131,7 @@ class TorchShare(Share):
             yield
 
     def loss(self, params: Array) -> float:
-        """Return the mean over the shards that this worker owns, of the mean losses of all their rows."""
+        """Return 1/M times the sum, over the shards that this worker owns, of the mean losses of all their rows."""
         total = 0.0
         self._flat.load(params)
         with self._flat.evaluating(), drawing_from(0):
@@ -162,7 +163,7 @@ class TorchShare(Share):
             except RuntimeError as error:
                 raise InputError(
                     "step.kind = 'auto' needs the curvature of the loss, and the module has no second derivatives: "
-                    f"{str(error).splitlines()[0]}. Give step.size."
+                    f"{reason_of(error)}. Give step.size."
                 ) from None
             product += flat.gradients
         return product
@@ -171,13 +172,13 @@ class TorchShare(Share):
         """Return how many of the worker's test samples have their largest output at their class, and of how many."""
         if self._test is None:
             return None
-        right = 0.0
+        (rows, mine), right = self._test, 0.0
         self._flat.load(params)
         with self._flat.evaluating(), drawing_from(0):
-            for index in self._cut(self._test.index):
-                inputs, targets = self._test.rows.take(index)
+            for index in self._cut(mine):
+                inputs, targets = rows.take(index)
                 right += float((self._flat.module(inputs).argmax(dim=1) == targets).sum())
-        return right, len(self._test.index)
+        return right, len(mine)
 
     def _blocks(self, places: Sequence[int]) -> Iterator[Block]:
         """Group the drawn rows of some shards into blocks."""

@@ -8,6 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+import scipy.sparse as sp
+from crews import in_crew
 from sample_files import (
     DENSE,
     FORMATS,
@@ -15,7 +17,6 @@ from sample_files import (
     hdf5,
     hdf5_csr,
     hdf5_in_chunks,
-    in_crew,
     npy,
     npz,
     npz_csr,
@@ -259,6 +260,31 @@ def test_arrays_that_are_no_csr_matrix_are_refused(tmp_path, kind, change, messa
     assert message in refusal(source=str(path))
 
 
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed, None], ids=["npz", "compressed", "h5"])
+def test_a_csc_matrix_is_not_taken_for_its_transpose(tmp_path, save):
+    square = sp.csc_array(FEATURES[:3])
+    if save is not None:
+        path = tmp_path / "data.npz"
+        sp.save_npz(path, square)
+        with np.load(path) as arrays:
+            save(tmp_path / "data.npz", targets=TARGETS[:3], **dict(arrays))
+    else:
+        path = tmp_path / "data.h5"
+        with h5py.File(path, "w") as file:
+            file["targets"] = TARGETS[:3]
+            group = file.create_group("features")
+            group.attrs["encoding-type"], group.attrs["shape"] = "csc_matrix", square.shape
+            for name in ("data", "indices", "indptr"):
+                group[name] = getattr(square, name)
+    assert "must be CSR. The file says that they are CSC. Use tocsr()." in refusal(source=str(path))
+
+
+def test_repeated_columns_whose_sum_overflows_are_refused_by_their_row(tmp_path):
+    arrays = {"data": [1.0, 1e308, 1e308], "indices": [0, 1, 1], "indptr": [0, 1, 3], "shape": [2, 2]}
+    np.savez(tmp_path / "data.npz", targets=[0.0, 1.0], **arrays)
+    assert "A feature in row 1 (counted from 0) is inf" in refusal(source=str(tmp_path / "data.npz"))
+
+
 def test_datasets_that_are_not_there_are_named_with_those_that_are(tmp_path):
     options = hdf5(tmp_path, FEATURES, TARGETS)
     message = refusal(features="x", **options)
@@ -366,7 +392,7 @@ def test_an_svmlight_file_that_counts_from_1_and_has_a_0_where_another_rank_read
         assert source.n_features == 3
 
 
-def test_a_group_column_that_is_not_there_or_has_gaps_is_refused(tmp_path):
+def test_a_group_column_that_is_not_there_has_gaps_or_names_nothing_is_refused(tmp_path):
     options = {"partition": "by_column", "partition_column": "site"}
     path = tmp_path / "data.parquet"
     pa.parquet.write_table(pa.table({"a": [1.0], "target": [1]}), path)
@@ -377,6 +403,13 @@ def test_a_group_column_that_is_not_there_or_has_gaps_is_refused(tmp_path):
         pytest.raises(InputError, match=r"must name the group of every sample\. It has 1 empty"),
     ):
         source.column("site")
+    for sites in ([[1], [2, 3]], [{"x": 1}, {"x": 2}]):
+        pa.parquet.write_table(pa.table({"a": [1.0, 2.0], "target": [1, 2], "site": sites}), path)
+        with (
+            open_source(DataConfig(source=str(path), **options), 0) as source,
+            pytest.raises(InputError, match=r"must name groups by text or numbers\. Got (list|struct)"),
+        ):
+            source.column("site")
 
 
 @pytest.mark.parametrize(

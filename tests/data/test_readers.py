@@ -7,14 +7,16 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 import scipy.sparse as sp
+from crews import in_crew
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from sample_files import DENSE, FORMATS, SPARSE, dense, opened
+from sample_files import DENSE, FORMATS, SPARSE, dense, npy, opened
 from sklearn.datasets import dump_svmlight_file
 
 from goco_mpi.data.readers import open_source, rows, svmlight
 from goco_mpi.data.readers.memory import HeldByRankZero
+from goco_mpi.errors import InputError
 from goco_mpi.schema import DataConfig
 
 EVERY = slice(None)
@@ -122,10 +124,6 @@ def test_svmlight_lines_are_found_among_comments_and_blanks_wherever_the_parts_a
 
 
 def test_a_file_that_is_not_the_same_to_all_ranks_is_refused(tmp_path):
-    from sample_files import in_crew, npy
-
-    from goco_mpi.errors import InputError
-
     for rank, n in enumerate((9, 9, 7)):
         (tmp_path / str(rank)).mkdir()
         npy(tmp_path / str(rank), np.ones((n, 2)), np.ones(n))

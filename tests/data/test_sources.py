@@ -4,9 +4,10 @@ import scipy.sparse as sp
 from sklearn.datasets import dump_svmlight_file
 
 from goco_mpi.data.dataset import Dataset
-from goco_mpi.data.readers import open_source, synthetic
+from goco_mpi.data.readers import FILE_OPENERS, OPENERS, SUFFIXES, open_source, synthetic
 from goco_mpi.errors import InputError
 from goco_mpi.schema import DataConfig
+from goco_mpi.values import FORMATS, NO_PATHS
 
 FEATURES = np.random.default_rng(0).standard_normal((30, 12))
 TARGETS = np.arange(30.0)
@@ -35,6 +36,12 @@ def npy(tmp_path):
     np.save(tmp_path / "x.npy", FEATURES)
     np.save(tmp_path / "y.npy", TARGETS)
     return tmp_path / "x.npy", tmp_path / "y.npy"
+
+
+def test_an_experiment_file_may_name_whatever_there_is_a_reader_of():
+    assert set(OPENERS) == set(NO_PATHS)
+    assert {"auto", *FILE_OPENERS} == set(FORMATS)
+    assert set(SUFFIXES.values()) == set(FILE_OPENERS)
 
 
 @pytest.mark.parametrize(

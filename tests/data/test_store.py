@@ -221,6 +221,19 @@ def test_a_whole_store_is_made_in_the_memory_of_a_few_blocks(tmp_path, monkeypat
     assert peak < 8e6
 
 
+def test_rows_of_one_large_csr_shard_are_cut_into_chunks_in_that_memory_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(sharding, "BLOCK_BYTES", 1 << 20)
+    monkeypatch.setattr(store, "CHUNK_BYTES", 1 << 18)
+    n = 500_000
+    tracemalloc.start()
+    try:
+        made({"source": "synthetic_sparse"}, tmp_path / "store", shards=1, n_samples=n, n_features=10, density=0.1)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 8e6 + 12 * n  # the shard of each sample, and the targets, which the generator keeps
+
+
 def test_an_experiment_on_a_store_need_not_say_how_it_is_cut(data, tmp_path):
     made(data, tmp_path / "store", partition="dirichlet", alpha=0.25, test_fraction=0.3)
     found = parse_config({"data": {"source": str(tmp_path / "store")}}).data

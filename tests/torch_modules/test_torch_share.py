@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -219,17 +220,22 @@ def test_test_samples_are_each_answered_for_by_one_rank() -> None:
     assert share_of(module).correct(objective.x0) is None
 
 
-class Squares(torch.utils.data.Dataset):
-    """Makes its rows one by one."""
+class Items(torch.utils.data.Dataset):
+    """Has whatever items it is given."""
 
-    def __init__(self, inputs: np.ndarray, targets: np.ndarray) -> None:
-        self.rows = [(torch.tensor(row), int(target)) for row, target in zip(inputs, targets, strict=True)]
+    def __init__(self, items: list[Any]) -> None:
+        self.items = items
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.items)
 
     def __getitem__(self, place: int) -> Any:
-        return self.rows[place]
+        return self.items[place]
+
+
+def items(inputs: np.ndarray, targets: np.ndarray) -> Items:
+    """Return rows as a Dataset makes them: one by one."""
+    return Items([(torch.tensor(row), int(target)) for row, target in zip(inputs, targets, strict=True)])
 
 
 @pytest.mark.parametrize(
@@ -238,8 +244,8 @@ class Squares(torch.utils.data.Dataset):
         lambda inputs, targets: (torch.tensor(inputs), torch.tensor(targets)),
         lambda inputs, targets: [inputs.astype(np.float32), targets.astype(np.int16).astype(np.int64)],
         lambda inputs, targets: torch.utils.data.TensorDataset(torch.tensor(inputs), torch.tensor(targets)),
-        Squares,
-        lambda inputs, targets: torch.utils.data.Subset(Squares(inputs, targets), range(len(targets))),
+        items,
+        lambda inputs, targets: torch.utils.data.Subset(items(inputs, targets), range(len(targets))),
     ],
     ids=["tensors", "float32", "TensorDataset", "Dataset", "Subset"],
 )
@@ -324,6 +330,10 @@ def changed(module: Any, change: Callable[[Any], object]) -> Any:
         (lambda: torch.nn.Sequential(torch.nn.BatchNorm1d(5), torch.nn.Linear(5, 3)), "batch normalisation in '0'"),
         (lambda: torch.nn.BatchNorm1d(5, track_running_stats=False), "GroupNorm"),
         (Counting, "Got 'calls', which changes"),
+        (
+            lambda: changed(network(), lambda m: setattr(m, "lock", threading.Lock())),
+            "copy.deepcopy can copy. Got TypeErr",
+        ),
         (lambda: torch.nn.Linear(4, 3).double(), r"applicable to the first rows of a shard. Got RuntimeError: mat1"),
         (lambda: torch.nn.Sequential(network(), torch.nn.Flatten(0)), r"Got one of shape \(21,\)"),
         (lambda: torch.nn.LSTM(5, 3).double(), "a tensor with a row for each row of its inputs. Got a tuple"),
@@ -365,6 +375,7 @@ def test_a_loss_that_is_no_mean_over_rows_is_refused(loss: Any, words: str) -> N
         ((np.full((20, 5), np.nan), np.zeros(20, dtype=np.int64)), "must be finite at the start. Got nan"),
         ((np.zeros((20, 5)), np.repeat([0, 3], [19, 1])), r"the rows of a rank's shards. Got IndexError: Target 3"),
         (Endless(), "without length or items"),
+        (Items([(torch.zeros(5), 0, 1)]), "must be pairs"),
         ((np.array([["a"]]), np.zeros(1)), "must be a pair .* can't convert"),
     ],
 )
@@ -379,6 +390,11 @@ def test_a_shard_that_cannot_be_used_is_refused(shard: Any, words: str) -> None:
         (3, "test must be a pair"),
         ((np.zeros((4, 5)), np.zeros(4)), "test must have classes"),
         ((np.zeros((4, 4)), np.zeros(4, dtype=np.int64)), "applicable to the test rows"),
+        (Items([(torch.zeros(5), 0, 1)]), r"must be pairs .* Got \(tensor"),
+        (Items([(torch.zeros(5), "a")]), "must be pairs"),
+        (Items([{"inputs": torch.zeros(5), "target": 0}]), "must be pairs .* Got {'inputs'"),
+        (Items([(torch.zeros(5), None)]), "applicable to the test rows. Got TypeError: default_collate"),
+        (Items([]), "test must have at least one row"),
     ],
 )
 def test_test_samples_that_cannot_be_used_are_refused(test: Any, words: str) -> None:
@@ -386,24 +402,66 @@ def test_test_samples_that_cannot_be_used_are_refused(test: Any, words: str) -> 
         share_of(network(), test=test)
 
 
-def test_a_module_without_second_derivatives_asks_for_a_step() -> None:
-    class Once(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, inputs: Any) -> Any:
-            return inputs.clone()
+def test_an_accuracy_needs_one_output_a_class_in_every_row() -> None:
+    # Were the largest of two outputs a row compared with the targets, two rows could be right four times.
+    module = torch.nn.Sequential(torch.nn.Linear(N_FEATURES, 6), torch.nn.Unflatten(1, (3, 2))).double()
+    with pytest.raises(InputError, match=r"a number for each class in every row. Got one of shape \(1, 3, 2\)"):
+        ModuleObjective(module, LOSS, test=(np.zeros((2, N_FEATURES)), np.zeros(2, dtype=np.int64)))
 
-        @staticmethod
-        @torch.autograd.function.once_differentiable
-        def backward(ctx: Any, gradient: Any) -> Any:
-            return gradient.clone()
 
+def test_looking_at_test_samples_leaves_torchs_own_numbers_alone() -> None:
+    class Noisy(Items):
+        def __getitem__(self, place: int) -> Any:
+            return torch.randn(N_FEATURES), self.items[place]
+
+    module, test = network(), Noisy([0, 1, 2])
+    before = torch.default_generator.get_state()
+    ModuleObjective(module, LOSS, test=test)
+    assert torch.equal(torch.default_generator.get_state(), before)
+
+
+@pytest.mark.parametrize("block_rows", [0, 2.5, "8", None])
+def test_block_rows_that_are_no_positive_number_of_rows_are_refused(block_rows: Any) -> None:
+    with pytest.raises(InputError, match="block_rows must be"):
+        ModuleObjective(network(), LOSS, block_rows=block_rows)
+
+
+class Once(torch.autograd.Function):
+    """Has no second derivatives."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Any) -> Any:
+        return inputs.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Any) -> Any:
+        return gradient.clone()
+
+
+class Mute(torch.autograd.Function):
+    """Refuses them without a word."""
+
+    @staticmethod
+    def forward(ctx: Any, inputs: Any) -> Any:
+        return inputs.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Any) -> Any:
+        if torch.is_grad_enabled():
+            raise RuntimeError
+        return gradient.clone()
+
+
+@pytest.mark.parametrize("function", [Once, Mute])
+def test_a_module_without_second_derivatives_asks_for_a_step(function: Any) -> None:
     class Module(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.linear = torch.nn.Linear(N_FEATURES, N_CLASSES).double()
 
         def forward(self, inputs: Any) -> Any:
-            return Once.apply(self.linear(inputs))
+            return function.apply(self.linear(inputs))
 
     share = share_of(Module())
     with pytest.raises(InputError, match=r"Give step\.size"):

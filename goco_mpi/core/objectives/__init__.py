@@ -9,7 +9,7 @@ from goco_mpi.core.objectives.base import Objective
 from goco_mpi.core.objectives.curvature import curvature, extreme_curvatures
 from goco_mpi.core.objectives.least_squares import LeastSquares
 from goco_mpi.core.objectives.logistic import Logistic
-from goco_mpi.core.objectives.rows import BLOCK_BYTES, WeightedRows, is_sparse
+from goco_mpi.core.objectives.rows import BLOCK_BYTES, WeightedRows
 from goco_mpi.core.objectives.softmax import Softmax
 from goco_mpi.errors import InputError, check_one_of
 
@@ -24,7 +24,6 @@ __all__ = [
     "build",
     "curvature",
     "extreme_curvatures",
-    "is_sparse",
 ]
 
 KINDS = (LeastSquares.name, Logistic.name, Softmax.name)

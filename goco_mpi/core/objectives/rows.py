@@ -18,11 +18,6 @@ BLOCK_BYTES = 1 << 20
 messages."""
 
 
-def is_sparse(features: Features) -> bool:
-    """Return whether features are CSR, without importing what makes them."""
-    return not isinstance(features, np.ndarray)
-
-
 def nbytes(features: Features) -> int:
     """Return the bytes that a pass over features reads.
 

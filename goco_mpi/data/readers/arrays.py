@@ -46,15 +46,15 @@ class ArraySource(Source):
         self.sparse = isinstance(features, CsrRows)
         self.dtype = np.dtype(dtype)
         self._features, self._targets, self._files = features, targets, tuple(files)
-        self._count()
+        self._count_bytes()
 
     def features(self, rows: Rows) -> Any:
         """See `Source`."""
         if isinstance(self._features, CsrRows):
             matrix = self._features.take(rows, self.dtype)
-            self._count()
+            self._count_bytes()
             return matrix
-        out = np.empty((how_many(rows, self.n_samples), self.n_features), self.dtype)
+        out = np.empty((self.how_many(rows), self.n_features), self.dtype)
         self.read_into(rows, out)
         return out
 
@@ -63,13 +63,13 @@ class ArraySource(Source):
         if isinstance(self._features, CsrRows):
             raise TypeError("CSR features have no dense place to go to")
         self._features.take(rows, out, "feature")
-        self._count()
+        self._count_bytes()
 
     def targets(self, rows: Rows) -> NDArray[np.float64]:
         """See `Source`."""
-        out = np.empty(how_many(rows, self.n_samples))
+        out = np.empty(self.how_many(rows))
         self._targets.take(rows, out, "target")
-        self._count()
+        self._count_bytes()
         return out
 
     def close(self) -> None:
@@ -77,19 +77,8 @@ class ArraySource(Source):
         for file in self._files:
             file.close()
 
-    def _count(self) -> None:
+    def _count_bytes(self) -> None:
         self.bytes_read = sum(file.bytes_read for file in self._files)
-
-
-def how_many(rows: Rows, n_rows: int) -> int:
-    """Return how many of ``n_rows`` rows are named.
-
-    Examples
-    --------
-    >>> how_many(slice(2, None), 10)
-    8
-    """
-    return len(range(*rows.indices(n_rows))) if isinstance(rows, slice) else len(rows)
 
 
 def opened_by_all(crew: Crew, make: Callable[[], _S]) -> _S:

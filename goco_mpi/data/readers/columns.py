@@ -92,8 +92,14 @@ def names_of(called: str, name: str, column: Any) -> NDArray[Any]:
     Raises
     ------
     InputError
-        If it has no name for some sample.
+        If it has no name for some sample, or lists and records for names.
     """
+    import pyarrow as pa
+
+    if pa.types.is_nested(column.type):
+        raise InputError(
+            f"data.partition_column = {name!r}: {called} must name groups by text or numbers. Got {column.type}."
+        )
     if column.null_count:
         raise InputError(
             f"data.partition_column = {name!r}: {called} must name the group of every sample. It has "

@@ -7,9 +7,30 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from goco_mpi.data.readers.rows import BLOCK_BYTES, GAP_BYTES, Piece, RowReader, check_finite, check_numbers, pieces
+from goco_mpi.data.readers.rows import (
+    BLOCK_BYTES,
+    GAP_BYTES,
+    Piece,
+    RowReader,
+    check_csr_finite,
+    check_finite,
+    check_numbers,
+    pieces,
+)
 from goco_mpi.data.source import Rows
 from goco_mpi.errors import InputError
+
+
+def refuse_csc(called: str, stored_as: object) -> None:
+    """Refuse a matrix that its file says is CSC: the arrays have the same names, and of a square one the same lengths.
+
+    Raises
+    ------
+    InputError
+        If so.
+    """
+    if "csc" in str(stored_as):
+        raise InputError(f"{called}: sparse features must be CSR. The file says that they are CSC. Use tocsr().")
 
 
 class CsrRows:
@@ -82,7 +103,10 @@ class CsrRows:
         assembly = CsrAssembly(count, self.shape[1], dtype)
         for piece in cut:
             self._fill(piece, first[piece.put], count[piece.put], assembly)
-        return assembly.matrix()
+        matrix = assembly.matrix()
+        if matrix.nnz < count.sum():  # repeated columns were added up, which may overflow
+            check_csr_finite(matrix, self.called, lambda k: int(rows[k]))
+        return matrix
 
     def _bounds(self, piece: Piece) -> NDArray[np.int64]:
         bounds = np.empty(piece.stop - piece.start + 1, np.int64)

@@ -40,7 +40,7 @@ class Generated(BlockSource):
     Targets: with x* and one delta_k a shard standard normal, an output is row . (x* + heterogeneity delta_k). Of
     ``synthetic_regression`` the target is output + noise. Of the others it is a label 0, 1, ...: each has an output
     of its own, here divided by its standard deviation without heterogeneity, and the label is that of the largest
-    output + noise Gumbel. That is a softmax model of outputs / noise, whose every label need not occur.
+    output + noise Gumbel. That is a softmax model of outputs / noise; not every label need occur.
 
     The samples to test on are of all shards in equal parts.
 

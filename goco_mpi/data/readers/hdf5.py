@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from goco_mpi.data.crew import Crew
 from goco_mpi.data.readers.arrays import ArraySource, opened_by_all
-from goco_mpi.data.readers.csr import CsrRows
+from goco_mpi.data.readers.csr import CsrRows, refuse_csc
 from goco_mpi.data.readers.file import InputFile, needs, refusing
 from goco_mpi.data.readers.rows import BLOCK_BYTES, GAP_BYTES, RowReader, check_numbers
 from goco_mpi.data.source import Source
@@ -65,7 +65,7 @@ class Hdf5Source(ArraySource):
             )
         with refusing(f"{called}: dataset {name!r} cannot be read"):
             values: NDArray[Any] = dataset.asstr()[:] if dataset.dtype.kind == "O" else dataset[:]
-        self._count()
+        self._count_bytes()
         return values
 
     def close(self) -> None:
@@ -92,6 +92,7 @@ class Hdf5Rows(RowReader):
 
 
 def _csr(called: str, group: Any) -> CsrRows:
+    refuse_csc(called, group.attrs.get("encoding-type"))  # AnnData's
     data, indices, indptr = (
         Hdf5Rows(called, _dataset(called, group, name, f"The group {group.name!r} of a CSR matrix, its member"))
         for name in ("data", "indices", "indptr")

@@ -27,7 +27,7 @@ class InMemory(Source):
     features : ndarray or csr_array, shape (n_samples, n_features)
     targets : ndarray of float64, shape (n_samples,)
     columns : mapping of str to ndarray of shape (n_samples,), optional
-        By what else the samples may be told apart, such as the site that each is from.
+        What the samples may be partitioned by, such as the site that each is from.
     bytes_read : int, optional
 
     Raises

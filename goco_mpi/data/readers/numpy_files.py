@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from goco_mpi.data.crew import Crew
 from goco_mpi.data.readers.arrays import ArraySource, opened_by_all
-from goco_mpi.data.readers.csr import CsrRows
+from goco_mpi.data.readers.csr import CsrRows, refuse_csc
 from goco_mpi.data.readers.file import InputFile, refusing
 from goco_mpi.data.readers.memory import InMemory, held, held_by_rank_zero
 from goco_mpi.data.readers.rows import BLOCK_BYTES, GAP_BYTES, LoadedRows, RowReader, check_numbers
@@ -57,7 +57,7 @@ class NpyRows(RowReader):
             version = npy.read_magic(file)
             # Version 3 differs in the names of columns of records, which are refused anyway.
             header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
-            self.shape, self._column_major, self.dtype = header(file)
+            self.shape, fortran_order, self.dtype = header(file)
         self._file, self._offset = file, file.tell()
         if self.dtype.kind in "fiub":
             last = file.size if end is None else min(end, file.size)
@@ -67,7 +67,8 @@ class NpyRows(RowReader):
                     f"{self.called} is truncated: {missing} bytes of its array of shape {self.shape} are missing."
                 )
         self._row_bytes = math.prod(self.shape[1:]) * self.dtype.itemsize
-        if self._column_major and len(self.shape) == 2:  # then it is columns that are contiguous, one read for each
+        self._by_column = fortran_order and len(self.shape) == 2  # then columns are contiguous, one read for each
+        if self._by_column:
             self.block = max(1, 16 * BLOCK_BYTES // max(1, self._row_bytes))
             self.gap = GAP_BYTES // max(1, self.dtype.itemsize)
         else:
@@ -76,7 +77,7 @@ class NpyRows(RowReader):
 
     def read(self, start: int, stop: int, out: NDArray[Any]) -> None:
         """See `RowReader`."""
-        if self._column_major and len(self.shape) == 2:
+        if self._by_column:
             column = np.empty(stop - start, self.dtype)
             for j in range(self.shape[1]):
                 self._file.read_at(self._offset + (j * self.shape[0] + start) * self.dtype.itemsize, column)
@@ -168,6 +169,8 @@ def _source(
     check_numbers(file.called, "targets", targets.shape, targets.dtype, 1)
     features: RowReader | CsrRows
     if sparse:
+        if "format" in names:  # scipy.sparse.save_npz's
+            refuse_csc(file.called, _text(array("format")))
         data, indices, indptr, shape = (array(name) for name in CSR_MEMBERS)
         stated = np.empty(shape.shape, shape.dtype) if len(shape.shape) == 1 and shape.dtype.kind in "iu" else None
         if stated is not None:
@@ -177,6 +180,15 @@ def _source(
         features = array("features")
         check_numbers(file.called, "features", features.shape, features.dtype, 2)
     return ArraySource(config.source, features, targets, config.dtype, [file])
+
+
+def _text(array: RowReader) -> str | None:
+    """Return the text that an array without dimensions is, None if it is none."""
+    if array.shape or array.dtype.kind not in "SU":
+        return None
+    text = np.empty((), array.dtype)
+    array.read(0, 1, text)
+    return str(text)
 
 
 def _data_offset(file: InputFile, member: zipfile.ZipInfo) -> int:

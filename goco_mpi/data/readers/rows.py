@@ -154,7 +154,7 @@ class LoadedRows(RowReader):
 
     def read(self, start: int, stop: int, out: NDArray[Any]) -> None:
         """See `RowReader`."""
-        out[...] = self._array[start:stop]
+        out[...] = self._array[start:stop] if self._array.ndim else self._array
 
 
 def check_finite(values: NDArray[Any], called: str, what: str, row_of: Callable[[int], int]) -> None:

@@ -141,7 +141,7 @@ def _read(file: InputFile, start: int, stop: int) -> bytes:
 
 
 def _line_after(file: InputFile, place: int) -> int:
-    """Return where the first line begins that does not begin before ``place``."""
+    """Return where the first line begins at ``place`` or behind it."""
     if place <= 0:
         return 0
     place -= 1
