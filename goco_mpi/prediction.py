@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from goco_mpi.calibration import Calibration, calibrate
-from goco_mpi.record import Rows, RunRecord
+from goco_mpi.outcome import Rows
+from goco_mpi.record import RunRecord
 from goco_mpi.timed import simulate_in_time
 
 Array = NDArray[np.float64]

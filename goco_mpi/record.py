@@ -31,7 +31,7 @@ from goco_mpi.config import to_dict
 from goco_mpi.core import metrics
 from goco_mpi.core.survivors import DISCONNECTED, LOST_SHARD, ranks_text
 from goco_mpi.errors import InputError, RunError
-from goco_mpi.outcome import Outcome
+from goco_mpi.outcome import Outcome, Rows
 from goco_mpi.schema import RunConfig
 from goco_mpi.software import software
 
@@ -58,7 +58,6 @@ ASKED_TO_STOP = {
 """Values of ``stopped_by`` of a run that was cut short from outside, with what there is to say."""
 
 T = TypeVar("T")
-Rows = Sequence[dict[str, Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,6 +265,9 @@ def read_run(path: Path) -> RunRecord:
     try:
         run = json.loads((path / "run.json").read_text())
         run = record_schema.upgraded(run if isinstance(run, dict) else {}, str(path))
+        for table in ("config", "environment", "result"):
+            if not isinstance(run.get(table), dict):
+                raise ValueError(f"run.json has no table {table}")
         with (path / "history.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
         with (path / "ranks.csv").open(newline="") as file:
