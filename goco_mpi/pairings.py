@@ -74,6 +74,11 @@ def resolve(config: RunConfig) -> RunConfig:
     return config
 
 
+def has_own_steps(config: RunConfig) -> bool:
+    """Return whether method or solver finds the length of its steps itself, so that ``[step]`` has no part in it."""
+    return not method_of(config.method.kind).steps or config.method.solver in ("cg", "lbfgs")
+
+
 def _default_rates(section: MethodConfig, straggler_section: StragglerConfig) -> str:
     if not method_of(section.kind).reweighs or section.weights == "plain" or section.late == "wait":
         return "stated"
@@ -213,7 +218,11 @@ def _check_solver(config: RunConfig) -> None:
             "method.preconditioner = 'local' needs method.solver = 'cg' and objective.kind = 'least_squares', whose "
             f"Hessians can be factored once. Got {solver!r} and {config.objective.kind!r}. Leave it out."
         )
-    if solver in ("cg", "lbfgs") and (step.kind != "auto" or step.size is not None or step.tau is not None):
+    if (
+        solver is not None
+        and has_own_steps(config)
+        and (step.kind != "auto" or step.size is not None or step.tau is not None)
+    ):
         raise InputError(
             f"method.solver = '{solver}' finds the length of its steps itself: step.kind, step.size and step.tau have "
             "no part in it. Leave them out, or use method.solver = 'descent' or 'nesterov'."

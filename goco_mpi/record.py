@@ -30,8 +30,9 @@ from goco_mpi import directories, record_schema
 from goco_mpi.config import to_dict
 from goco_mpi.core import metrics
 from goco_mpi.core.survivors import DISCONNECTED, LOST_SHARD, ranks_text
-from goco_mpi.errors import InputError, RunError
+from goco_mpi.errors import InputError, RunError, worse_than_nothing
 from goco_mpi.outcome import Outcome, Rows
+from goco_mpi.pairings import has_own_steps
 from goco_mpi.schema import RunConfig
 from goco_mpi.software import software
 
@@ -219,7 +220,7 @@ def refuse_losses(outcome: Outcome, out: Path) -> None:
     raise RunError(f"{text[0].upper()}{text[1:]} The record of the run until then is in {out}.")
 
 
-def refuse_worse(result: dict[str, Any], out: Path) -> None:
+def refuse_worse(config: RunConfig, result: dict[str, Any], out: Path) -> None:
     """Refuse the result of a recorded run that is worse than no training, unless it was cut short.
 
     Raises
@@ -228,10 +229,10 @@ def refuse_worse(result: dict[str, Any], out: Path) -> None:
         If the loss is higher than at the start.
     """
     if result["stopped_by"] not in ASKED_TO_STOP and not result["loss"] <= result["loss_start"]:
+        advice = worse_than_nothing(None if has_own_steps(config) else result["step_size"])
         raise RunError(
-            f"The run did not converge: the loss went from {result['loss_start']:.4g} to {result['loss']:.4g}. The "
-            f"step size {result['step_size']:g} is too large. Lower step.size (or step.scale with step.kind = "
-            f"'auto'). The record is in {out}."
+            f"The run did not converge: the loss went from {result['loss_start']:.4g} to {result['loss']:.4g}. "
+            f"{advice} The record is in {out}."
         )
 
 

@@ -99,6 +99,22 @@ def test_losses_survive_the_text_to_the_last_bit(tmp_path):
     assert read_run(tmp_path / "run").history["loss"][1] == 1 / 3
 
 
+@pytest.mark.parametrize(
+    ("method", "way_out"),
+    [
+        ({"kind": "allreduce"}, "The step size 0.1 is too large. Lower step.size"),
+        ({"kind": "allreduce", "solver": "lbfgs"}, "Raise objective.l2, or use method.kind = 'push_pull'"),
+        ({"kind": "table_newton"}, "Raise objective.l2, or use method.kind = 'push_pull'"),
+    ],
+)
+def test_a_run_worse_than_none_is_told_what_its_method_has(tmp_path, method, way_out):
+    config = parse_config({"method": method, "topology": {"kind": "complete"}})
+    result = {"loss": 0.75, "loss_start": 0.5, "step_size": 0.1, "stopped_by": "rounds"}
+    with pytest.raises(RunError, match=r"did not converge: the loss went from 0.5 to 0.75\. .*" + way_out):
+        record.refuse_worse(config, result, tmp_path)
+    record.refuse_worse(config, {**result, "stopped_by": "signal"}, tmp_path)
+
+
 def test_the_directory_is_as_open_as_the_umask_says_and_nothing_else_is_left(tmp_path):
     old = os.umask(0o027)
     try:
