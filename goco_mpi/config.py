@@ -213,7 +213,7 @@ def _explain(message: str, raw: dict[str, Any]) -> str:
 
 
 def flat(tables: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the keys of nested tables with dots.
+    """Return nested tables as one, with dots in its keys: no key of an experiment has a table as its value.
 
     Examples
     --------
