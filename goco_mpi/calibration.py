@@ -7,6 +7,7 @@ The times of gradients come from the timeline, where there is one, and otherwise
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -215,9 +216,14 @@ def read_traces(path: Path) -> tuple[list[Array], float | None]:
         found = calibrate(read_run(path))
         return list(found.cost.traces), found.cost.rows
     try:
-        table = np.loadtxt(path, ndmin=2)
+        with warnings.catch_warnings(action="ignore"):  # of an empty file: it is refused below
+            table = np.loadtxt(path, ndmin=2)
     except OSError as error:
         raise InputError(f"cost.trace: {str(path)!r} cannot be read: {error.strerror or error}.") from None
     except ValueError as error:
-        raise InputError(f"cost.trace: {str(path)!r} must be a text file of seconds: {error}.") from None
+        raise InputError(
+            f"cost.trace: {str(path)!r} must be a text file of seconds: {str(error).rstrip('.')}."
+        ) from None
+    if not table.size:
+        raise InputError(f"cost.trace: {str(path)!r} must be a text file of seconds, and it is empty.")
     return list(table.T), None

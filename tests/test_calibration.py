@@ -171,6 +171,13 @@ def test_a_run_directory_serves_as_a_trace(tmp_path):
     assert ([trace.tolist() for trace in traces], rows) == ([[0.1], [0.1]], 50.0)
 
 
+@pytest.mark.parametrize(("text", "rule"), [("", "and it is empty"), ("rounds = 3\n", "could not convert string")])
+def test_a_trace_that_holds_no_seconds_is_refused_in_one_line(tmp_path, text, rule):
+    (tmp_path / "trace.txt").write_text(text)
+    with pytest.raises(InputError, match=rf"trace.txt' must be a text file of seconds.*{rule}.*(?<!\.)\.$"):
+        read_traces(tmp_path / "trace.txt")
+
+
 def test_a_real_run_is_predicted_from_its_own_record(tmp_path, mpiexec, capsys):
     work_s = 5e-3
     settings = ["rounds=30", f"stragglers.work_s={work_s}", "method.late=wait", "record.timeline=true"]
