@@ -37,25 +37,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
-        prog="goco", description="Decentralized learning with gradient coding that does not wait for the slowest node."
+        prog="goco",
+        description="Decentralized learning with gradient coding that does not wait for the slowest node.",
+        epilog="Exit codes: 0 done, 1 the run failed and said why, 2 bad input, above 2 a rank died.",
     )
     parser.add_argument("--version", action="version", version=f"goco {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add = commands.add_parser
     _add_run(add("run", help="train on MPI: mpiexec -n 8 goco run EXPERIMENT.toml"))
-    _add_simulate(add("simulate", help="the same experiment in one process, without MPI"))
+    _add_simulate(add("simulate", help="compute the same experiment in one process, without MPI"))
     _add_shard(add("shard", help="write data into a shard store, of which each rank reads its part"))
-    _add_sweep(add("sweep", help="all members of a grid of experiments, resumably, into one table"))
+    _add_sweep(add("sweep", help="run a grid of experiments into one table, going on where it was"))
     _add_replay(add("replay", help="compute finished runs once more from their events, and compare"))
     _add_report(add("report", help="compare finished runs or the variants of a sweep: tables, pictures"))
     _add_watch(add("watch", help="follow a running job: pace, slow and silent ranks, loss, time left"))
-    _add_calibrate(add("calibrate", help="how well simulated seconds predict recorded runs, rank by rank"))
-    _add_plan(add("plan", help="which method, replication, graph and deadlines: simulates candidates in time"))
+    _add_calibrate(add("calibrate", help="say how well simulated seconds predict recorded runs, rank by rank"))
+    _add_plan(add("plan", help="say which method, replication, graph and deadlines to run, by simulating candidates"))
     _add_bench(add("bench", help="measure on this machine: against raw limits, promises and peers"))
     _add_bench_rank(add("bench-rank"))  # what bench starts under mpiexec
     _add_jobscript(add("jobscript", help="print a batch script for Slurm, PBS or LSF: one rank a node"))
     _add_completion(add("completion", help="print a script with which bash or zsh completes command lines"))
-    _add_info(add("info", help="MPI library, launcher, ranks, cores, threads, versions; is the job fit?"))
+    _add_info(
+        add("info", help="show MPI library, launcher, ranks, cores, versions; with --check whether the job is fit")
+    )
     return parser
 
 
@@ -91,7 +95,7 @@ def _add_simulate(parser: argparse.ArgumentParser) -> None:
 def _add_shard(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="INPUT", help="whatever data.source may be: a file, a set, a generator")
     parser.add_argument("out", metavar="OUT", type=Path, help="directory: use it as data.source")
-    parser.add_argument("--shards", type=int, required=True, metavar="M")
+    parser.add_argument("--shards", type=int, required=True, metavar="M", help="how many")
     parser.add_argument("--partition", metavar="KIND", help="iid (default), by_label, in_order, dirichlet or by_column")
     parser.add_argument("--alpha", type=float, metavar="A", help="of dirichlet")
     parser.add_argument("--partition-column", metavar="NAME", help="of by_column: what tells sites or users apart")
@@ -155,7 +159,7 @@ def _add_report(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_watch(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("run", type=Path, metavar="RUN_DIR", help="where its record will be")
+    parser.add_argument("run", type=Path, metavar="RUN_DIR", help="the run directory that the job will write")
     parser.add_argument("--once", action="store_true", help="say in one line where it is, and end")
 
 
@@ -184,7 +188,7 @@ def _add_bench(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--peers", action="store_true", help="also measure torch's gloo and disropt, installed once")
     parser.add_argument("--peers-dir", type=Path, metavar="DIR", help="where (default ~/.cache/goco_mpi/peers)")
     parser.add_argument("--mpiexec", metavar="COMMAND", help="launcher (default: the one beside this Python)")
-    parser.add_argument("--json", action="store_true", help="one JSON object a figure, each on a line of its own")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per figure, each on its own line")
     parser.add_argument("--strict", action="store_true", help="exit code 1 if a bound is missed")
 
 
@@ -215,10 +219,14 @@ def _add_jobscript(parser: argparse.ArgumentParser) -> None:
         "--chain", type=int, default=1, metavar="K", help="K jobs one after the other, each resuming the last"
     )
     parser.add_argument("--requeue", action="store_true", help="start again after the failure of a node or a rank")
-    parser.add_argument("--container", nargs=2, metavar=("apptainer", "IMAGE"), help="run goco of an image")
+    parser.add_argument("--container", nargs=2, metavar=("apptainer", "IMAGE"), help="run the goco of an image")
     parser.add_argument("--prologue", default="", metavar="FILE", help="what the job sources first: modules and such")
     parser.add_argument(
-        "--directive", action="append", default=[], metavar="OPTION", help="of the scheduler, as --directive=-x"
+        "--directive",
+        action="append",
+        default=[],
+        metavar="OPTION",
+        help="one more option of the scheduler, as --directive=-x",
     )
 
 
@@ -231,4 +239,4 @@ def _add_info(parser: argparse.ArgumentParser) -> None:
         "--check", action="store_true", help="also examine nodes, clocks, network and directory; exit code 1 if not fit"
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="with --check: run directory (default below runs/)")
-    parser.add_argument("--ranks", type=int, metavar="N", help="with --check: how many there ought to be")
+    parser.add_argument("--ranks", type=int, metavar="N", help="with --check: how many ranks there should be")
