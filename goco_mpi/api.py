@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from mpi4py import MPI
     from numpy.typing import NDArray
 
-    from goco_mpi.core.shares import ShardObjective
+    from goco_mpi.core.shares import ShardObjective, Share
     from goco_mpi.engine.session import Session
+    from goco_mpi.experiment import Layout
     from goco_mpi.outcome import Outcome
     from goco_mpi.schema import RunConfig
 
@@ -63,8 +64,9 @@ class Result:
         Whether the run reached what ``[stop]`` asked for, or did all its rounds where it asked for
         nothing, and the loss is lower than at the start. Not if it was cut short from outside.
     status : int
-        A key of the run's end; see ``message``.
+        How the run ended, as a number: 0 after all rounds; the others are those of `STATUS`.
     message : str
+        The same in words.
     wall_s : float
         Seconds in the round loop, of the rank that took longest.
     history : list of dict
@@ -101,7 +103,7 @@ def train(
     Parameters
     ----------
     config : RunConfig, mapping or path
-        The experiment: as read by `read_config`, as tables, or its TOML file.
+        The experiment: as `read_config` or `parse_config` return it, as tables, or its TOML file.
     comm : MPI.Intracomm, optional
         Default: all ranks of the job.
     callback : callable (round, x) -> None, optional
@@ -271,11 +273,16 @@ def minimize(
 
 
 def _resolve(config: RunConfig | Mapping[str, Any] | str | Path) -> RunConfig:
-    from goco_mpi.config import parse_config, read_config
+    from goco_mpi.config import parse_config, read_config, to_dict
+    from goco_mpi.schema import RunConfig
 
     if isinstance(config, str | Path):
         return read_config(config)
-    return parse_config(dict(config)) if isinstance(config, Mapping) else config
+    if isinstance(config, RunConfig):  # perhaps put together by hand: checked and made whole like any other
+        return parse_config(to_dict(config))
+    if not isinstance(config, Mapping):
+        raise InputError(f"config must be the path of an experiment file, its tables, or a RunConfig. Got {config!r}.")
+    return parse_config(dict(config))
 
 
 def _refuse_homeless(config: RunConfig, out: str | Path | None, resume: bool) -> None:
@@ -308,8 +315,8 @@ def _start_vector(x0: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _custom_share(
-    objective: ShardObjective, start: NDArray[np.float64], shards: Sequence[Any], layout: Any, rank: int
-) -> Any:
+    objective: ShardObjective, start: NDArray[np.float64], shards: Sequence[Any], layout: Layout, rank: int
+) -> Share:
     import numpy as np
 
     from goco_mpi.core.shares import CustomShare
@@ -319,7 +326,8 @@ def _custom_share(
     weights = layout.encoding_weights[rank, held] * layout.n_workers / len(shards)
     owned = np.isin(held, layout.placement.owned_by(rank)) / len(shards)
     if callable(make := getattr(objective, "share", None)):
-        return make(mine, weights, owned, rank, layout.n_workers)
+        share: Share = make(mine, weights, owned, rank, layout.n_workers)
+        return share
     if layout.config.data.batch_size is not None:
         raise InputError(
             f"batch_size needs shards with rows to draw, and {type(objective).__name__} knows of none. Got "

@@ -7,6 +7,7 @@ The times of gradients come from the timeline, where there is one, and otherwise
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,9 @@ from numpy.typing import NDArray
 from goco_mpi.config import parse_config
 from goco_mpi.core.costs import CostModel
 from goco_mpi.core.events import NONE, Events
-from goco_mpi.core.gossip import HEADER
-from goco_mpi.core.methods import method_of
+from goco_mpi.core.gossip import HEADER, TRAILER
 from goco_mpi.errors import InputError
-from goco_mpi.experiment import lay_out
+from goco_mpi.experiment import Layout, lay_out
 from goco_mpi.record import RunRecord, read_params, read_run, read_tables
 from goco_mpi.schema import RunConfig
 
@@ -66,36 +66,72 @@ def calibrate(run: RunRecord) -> Calibration:
     if not rows.sum():
         raise InputError(f"{str(run.path)!r} has no rows of data that its times could be scaled by.")
     mean_rows = float(rows[rows > 0].mean())
-    traces = [trace * (mean_rows / n if n else 1.0) for trace, n in zip(gradient_times(run, config), rows, strict=True)]
+    layout = lay_out(config, n_workers)
+    steps = _recorded_steps(run, layout)
+    times = _gradient_times(run, config, steps)
     overhead_s = _overhead_s(run)
     cost = CostModel(
         kind="trace",
         seed=config.seed,
         rows=mean_rows,
-        traces=traces,
+        traces=[trace * (mean_rows / n if n else 1.0) for trace, n in zip(times, rows, strict=True)],
         overhead_s=overhead_s,
-        latency_s=_latency_s(run, config, overhead_s),
+        latency_s=_latency_s(run, layout, steps),
         bytes_per_s=config.cost.bytes_per_s,
     )
     return Calibration(config, cost, n_workers)
 
 
-def gradient_times(run: RunRecord, config: RunConfig) -> list[Array]:
+@dataclass(frozen=True, eq=False)
+class _Steps:
+    """What the record has of one rank's steps.
+
+    Attributes
+    ----------
+    times : ndarray of shape (n_steps, 3 + 2 degree)
+        When it offered, had waited and had mixed; then when each neighbour's newest message arrived.
+    events : Events
+        Of the same steps, and of the goodbye.
+    first : int
+        Number of the first of them: that of a run that was resumed is not 0.
+    """
+
+    times: Array
+    events: Events
+    first: int
+
+
+def _recorded_steps(run: RunRecord, layout: Layout) -> list[_Steps]:
+    """Return the steps of every rank; none without a timeline and events."""
+    if not ((run.path / "timeline.npz").exists() and (run.path / "events.npz").exists()):
+        return []
+    gossips = layout.method.exchange != "allreduce"
+    tables = zip(read_tables(run.path, "timeline"), read_tables(run.path, "events"), run.ranks, strict=True)
+    return [
+        _Steps(
+            times,
+            Events(table, len(layout.topology.neighbors(rank)) if gossips else 0),
+            int(row["rounds"]) - len(times),
+        )
+        for rank, (times, table, row) in enumerate(tables)
+    ]
+
+
+def _gradient_times(run: RunRecord, config: RunConfig, steps: Sequence[_Steps]) -> list[Array]:
     """Return the seconds of each rank's gradients, in order; infinite for a rank that never finished one.
 
     One that was cut counts as what it lasted until then, as for a learned deadline. Without a timeline it is one
     number a rank, the mean.
     """
-    if not ((run.path / "timeline.npz").exists() and (run.path / "events.npz").exists()):
-        return [np.array([_mean_s(row)]) for row in run.ranks]
-    degrees = _degrees(config, len(run.ranks))
-    tables = zip(read_tables(run.path, "timeline"), read_tables(run.path, "events"), degrees, run.ranks, strict=True)
+    means = [np.array([_mean_s(row)]) for row in run.ranks]
+    if not steps:
+        return means
     found = []
-    for times, table, degree, row in tables:
+    for mean, rank in zip(means, steps, strict=True):
         seconds = np.zeros(0)
-        if math.isfinite(_mean_s(row)):
-            seconds = _traced_s(times, Events(table, degree), config.method.late == "memory")
-        found.append(seconds if seconds.size else np.array([_mean_s(row)]))
+        if math.isfinite(mean[0]):
+            seconds = _traced_s(rank.times, rank.events, config.method.late == "memory")
+        found.append(seconds if seconds.size else mean)
     return found
 
 
@@ -103,12 +139,6 @@ def _mean_s(row: dict[str, float]) -> float:
     """Return a rank's mean gradient time."""
     finished = row["gradients"] + row["partial_gradients"]
     return max(row["compute_s"] / (finished + row["late_gradients"]), LEAST_S) if finished else math.inf
-
-
-def _degrees(config: RunConfig, n_workers: int) -> Sequence[int]:
-    if method_of(config.method.kind).exchange == "allreduce":
-        return [0] * n_workers
-    return [int(degree) for degree in lay_out(config, n_workers).topology.degrees]
 
 
 def _traced_s(times: Array, events: Events, carries_on: bool) -> Array:
@@ -140,36 +170,32 @@ def _overhead_s(run: RunRecord) -> float:
     return max(float(np.median(found)), 0.0) if found else 0.0
 
 
-def _latency_s(run: RunRecord, config: RunConfig, overhead_s: float) -> float:
+def _latency_s(run: RunRecord, layout: Layout, steps: Sequence[_Steps]) -> float:
     """Return the latency: of messages where the timeline has them, else from the rank that waited least."""
-    n_workers = len(run.ranks)
-    method = method_of(config.method.kind)
-    n_bytes = 8 * (HEADER + method.message_size(read_params(run.path).shape[1]))
-    link_s = n_bytes / config.cost.bytes_per_s
+    allreduce = layout.method.exchange == "allreduce"
+    n_numbers = layout.method.message_size(read_params(run.path).shape[1]) + (TRAILER if allreduce else HEADER)
+    link_s = 8 * n_numbers / layout.config.cost.bytes_per_s
     least_s: float = min(row["wait_s"] / max(row["rounds"], 1.0) for row in run.ranks)
-    if method.exchange == "allreduce":
-        hops = max(2 * math.ceil(math.log2(n_workers)), 1)
+    if allreduce:
+        hops = max(2 * math.ceil(math.log2(layout.n_workers)), 1)
         return max((least_s - 2.0 * link_s) / hops, 0.0)
-    passing = _message_times(run, config)
+    passing = _message_times(layout, steps)
     if not passing.size:
         return max(least_s - link_s, 0.0)
     return max(float(np.percentile(passing, QUICK)) - link_s, 0.0)
 
 
-def _message_times(run: RunRecord, config: RunConfig) -> Array:
-    """Return how long messages took that were used, from the offer to being taken in; empty without a timeline."""
-    if not ((run.path / "timeline.npz").exists() and (run.path / "events.npz").exists()):
-        return np.zeros(0)
-    times = read_tables(run.path, "timeline")
-    topology = lay_out(config, len(times)).topology
+def _message_times(layout: Layout, steps: Sequence[_Steps]) -> Array:
+    """Return how long messages took that were used, from the offer to being taken in."""
     found: list[float] = []
-    for rank, table in enumerate(read_tables(run.path, "events")):
-        used = Events(table, len(topology.neighbors(rank))).used
-        for place, source in enumerate(topology.neighbors(rank)):
-            steps, first = np.unique(used[: len(times[rank]), place], return_index=True)
-            for sent, step in zip(steps, first, strict=True):
-                if sent != NONE and sent < len(times[source]):
-                    found.append(float(times[rank][step, 3 + place] - times[source][sent, 0]))
+    for rank, own in enumerate(steps):
+        for place, source in enumerate(layout.topology.neighbors(rank)):
+            sender = steps[source]
+            used, first = np.unique(own.events.used[: len(own.times), place], return_index=True)
+            for step, taken_in in zip(used - sender.first, first, strict=True):
+                # No times: of none at all, of one from before the checkpoint, and of the goodbye.
+                if 0 <= step < len(sender.times):
+                    found.append(float(own.times[taken_in, 3 + place] - sender.times[step, 0]))
     return np.array(found)
 
 
@@ -190,9 +216,14 @@ def read_traces(path: Path) -> tuple[list[Array], float | None]:
         found = calibrate(read_run(path))
         return list(found.cost.traces), found.cost.rows
     try:
-        table = np.loadtxt(path, ndmin=2)
+        with warnings.catch_warnings(action="ignore"):  # of an empty file: it is refused below
+            table = np.loadtxt(path, ndmin=2)
     except OSError as error:
         raise InputError(f"cost.trace: {str(path)!r} cannot be read: {error.strerror or error}.") from None
     except ValueError as error:
-        raise InputError(f"cost.trace: {str(path)!r} must be a text file of seconds: {error}.") from None
+        raise InputError(
+            f"cost.trace: {str(path)!r} must be a text file of seconds: {str(error).rstrip('.')}."
+        ) from None
+    if not table.size:
+        raise InputError(f"cost.trace: {str(path)!r} must be a text file of seconds, and it is empty.")
     return list(table.T), None

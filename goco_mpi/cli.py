@@ -20,7 +20,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options.words = words[1:]
     options.ends_process = arguments is None  # the command is all that this process is for
     try:
-        code: int = importlib.import_module(f"goco_mpi.commands.{options.command}").run(options)
+        module = importlib.import_module(f"goco_mpi.commands.{options.command.replace('-', '_')}")
+        code: int = module.run(options)
     except GocoError as error:
         if not error.silent:
             print(f"goco: {error}", file=sys.stderr, flush=True)
@@ -36,128 +37,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
-        prog="goco", description="Decentralized learning with gradient coding that does not wait for the slowest node."
+        prog="goco",
+        description="Decentralized learning with gradient coding that does not wait for the slowest node.",
+        epilog="Exit codes: 0 done, 1 the run failed and said why, 2 bad input, above 2 a rank died.",
     )
     parser.add_argument("--version", action="version", version=f"goco {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    run = commands.add_parser("run", help="train on MPI: mpiexec -n 8 goco run EXPERIMENT.toml")
-    _add_experiment(run)
-    run.add_argument("--ranks", type=int, metavar="N", help="refuse to start on any other number of ranks")
-    run.add_argument(
-        "--resume", action="store_true", help="go on from the newest checkpoint of DIR, or begin where there is none"
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    add = commands.add_parser
+    _add_run(add("run", help="train on MPI: mpiexec -n 8 goco run EXPERIMENT.toml"))
+    _add_simulate(add("simulate", help="compute the same experiment in one process, without MPI"))
+    _add_shard(add("shard", help="write data into a shard store, of which each rank reads its part"))
+    _add_sweep(add("sweep", help="run a grid of experiments into one table, going on where it was"))
+    _add_replay(add("replay", help="compute finished runs once more from their events, and compare"))
+    _add_report(add("report", help="compare finished runs or the variants of a sweep: tables, pictures"))
+    _add_watch(add("watch", help="follow a running job: pace, slow and silent ranks, loss, time left"))
+    _add_calibrate(add("calibrate", help="say how well simulated seconds predict recorded runs, rank by rank"))
+    _add_plan(add("plan", help="say which method, replication, graph and deadlines to run, by simulating candidates"))
+    _add_bench(add("bench", help="measure on this machine: against raw limits, promises and peers"))
+    _add_bench_rank(add("bench-rank"))  # what bench starts under mpiexec
+    _add_jobscript(add("jobscript", help="print a batch script for Slurm, PBS or LSF: one rank a node"))
+    _add_completion(add("completion", help="print a script with which bash or zsh completes command lines"))
+    _add_info(
+        add("info", help="show MPI library, launcher, ranks, cores, versions; with --check whether the job is fit")
     )
-    run.add_argument(
-        "--warm-start", type=Path, metavar="DIR", help="begin at the mean parameters of another run, of any layout"
-    )
-    run.set_defaults(command="run")
-
-    simulate = commands.add_parser("simulate", help="the same experiment in one process, without MPI")
-    _add_experiment(simulate)
-    simulate.add_argument("--workers", type=int, default=8, metavar="N", help="number of workers (default 8)")
-    simulate.add_argument(
-        "--time", action="store_true", help="in simulated seconds: each worker in its own time, by the costs of [cost]"
-    )
-    simulate.set_defaults(command="simulate")
-
-    _add_shard(commands.add_parser("shard", help="write data into a shard store, of which each rank reads its part"))
-
-    sweep = commands.add_parser("sweep", help="all members of a grid of experiments, resumably, into one table")
-    sweep.add_argument("sweep", metavar="SWEEP.toml")
-    sweep.add_argument("--out", type=Path, metavar="DIR", help="directory (default runs/SWEEP)")
-    sweep.add_argument("--jobs", type=int, metavar="N", help="simulations at a time (default: one a core)")
-    sweep.add_argument("--mpiexec", metavar="COMMAND", help='launcher for mode = "mpi" (default: as bench)')
-    sweep.add_argument("--quiet", action="store_true", help="print nothing but errors")
-    only = sweep.add_mutually_exclusive_group()
-    only.add_argument(
-        "--member", type=int, metavar="I", help="run nothing: write the experiment of member I (from 0), print its name"
-    )
-    only.add_argument("--collect", action="store_true", help="run nothing: put into the table what has been run")
-    sweep.set_defaults(command="sweep")
-
-    replay = commands.add_parser("replay", help="compute finished runs once more from their events, and compare")
-    replay.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR")
-    replay.set_defaults(command="replay")
-
-    report = commands.add_parser("report", help="compare finished runs or the variants of a sweep: tables, pictures")
-    report.add_argument("runs", nargs="+", type=Path, metavar="DIR", help="run directory, or a sweep's")
-    report.add_argument(
-        "--targets", metavar="LIST", help="cost to these suboptimalities, such as 1e-2,1e-6 (default for sweeps)"
-    )
-    report.add_argument(
-        "--figure", type=Path, metavar="FILE", help="draw against rounds, time, bytes and gradients (.svg, .png, .pdf)"
-    )
-    report.add_argument("--title", default="", help="of the figure")
-    report.add_argument("--floor", type=float, default=0.0, metavar="VALUE", help="the lowest value in the figure")
-    report.add_argument(
-        "--best",
-        metavar="KEY",
-        help="of variants that differ in KEY, such as step.scale, only the quickest (figure: to --gap)",
-    )
-    report.add_argument("--reference", type=Path, metavar="RUN_DIR", help="run without stragglers, for round rates")
-    report.add_argument("--gap", type=float, default=0.01, help="suboptimality that counts (default 0.01)")
-    report.add_argument(
-        "--html",
-        type=Path,
-        metavar="FILE",
-        help="write one page with everything: figures, ranks, what limited the runs",
-    )
-    report.add_argument("--png", type=Path, metavar="FILE", help="draw loss against wall time alone")
-    report.add_argument(
-        "--timeline", type=Path, metavar="FILE", help="write the (first) run's timeline, for https://ui.perfetto.dev"
-    )
-    report.set_defaults(command="report")
-
-    watch = commands.add_parser("watch", help="follow a running job: pace, slow and silent ranks, loss, time left")
-    watch.add_argument("run", type=Path, metavar="RUN_DIR", help="where its record will be")
-    watch.add_argument("--once", action="store_true", help="say in one line where it is, and end")
-    watch.set_defaults(command="watch")
-
-    calibrate = commands.add_parser("calibrate", help="how well simulated seconds predict recorded runs, rank by rank")
-    calibrate.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR")
-    calibrate.set_defaults(command="calibrate")
-
-    plan = commands.add_parser(
-        "plan", help="which method, replication, graph and deadlines: simulates candidates in time"
-    )
-    plan.add_argument("source", type=Path, metavar="RUN_DIR|EXPERIMENT.toml", help="a recorded run, or one with [cost]")
-    plan.add_argument("--nodes", type=int, metavar="N", help="number of ranks (default: the run's; of an experiment 8)")
-    plan.add_argument("--gap", type=float, default=0.01, help="suboptimality to reach (default 0.01)")
-    plan.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the experiment file"
-    )
-    plan.add_argument("--json", action="store_true", help="print JSON")
-    plan.set_defaults(command="plan")
-
-    bench = commands.add_parser("bench", help="measure on this machine: against raw limits, promises and peers")
-    bench.add_argument(
-        "names", nargs="*", metavar="MEMBER", help="what to measure (default: everything but peers and train-2gb)"
-    )
-    bench.add_argument("--peers", action="store_true", help="also measure torch's gloo and disropt, installed once")
-    bench.add_argument("--peers-dir", type=Path, metavar="DIR", help="where (default ~/.cache/goco_mpi/peers)")
-    bench.add_argument("--mpiexec", metavar="COMMAND", help="launcher (default: the one beside this Python)")
-    bench.add_argument("--json", action="store_true", help="one JSON object a figure, each on a line of its own")
-    bench.add_argument("--strict", action="store_true", help="exit code 1 if a bound is missed")
-    bench.set_defaults(command="bench")
-
-    bench_rank = commands.add_parser("bench-rank")  # what bench starts under mpiexec
-    bench_rank.add_argument("function")
-    bench_rank.add_argument("options", metavar="JSON")
-    bench_rank.set_defaults(command="bench_rank")
-
-    _add_jobscript(commands.add_parser("jobscript", help="print a batch script for Slurm, PBS or LSF: one rank a node"))
-
-    completion = commands.add_parser("completion", help="print a script with which bash or zsh completes command lines")
-    completion.add_argument("shell", choices=["bash", "zsh"])
-    completion.set_defaults(command="completion")
-
-    info = commands.add_parser("info", help="MPI library, launcher, ranks, cores, threads, versions; is the job fit?")
-    info.add_argument(
-        "--check", action="store_true", help="also examine nodes, clocks, network and directory; exit code 1 if not fit"
-    )
-    info.add_argument("--out", type=Path, metavar="DIR", help="with --check: run directory (default below runs/)")
-    info.add_argument("--ranks", type=int, metavar="N", help="with --check: how many there ought to be")
-    info.set_defaults(command="info")
     return parser
 
 
@@ -171,10 +73,29 @@ def _add_experiment(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
 
 
+def _add_run(parser: argparse.ArgumentParser) -> None:
+    _add_experiment(parser)
+    parser.add_argument("--ranks", type=int, metavar="N", help="refuse to start on any other number of ranks")
+    parser.add_argument(
+        "--resume", action="store_true", help="go on from the newest checkpoint of DIR, or begin where there is none"
+    )
+    parser.add_argument(
+        "--warm-start", type=Path, metavar="DIR", help="begin at the mean parameters of another run, of any layout"
+    )
+
+
+def _add_simulate(parser: argparse.ArgumentParser) -> None:
+    _add_experiment(parser)
+    parser.add_argument("--workers", type=int, default=8, metavar="N", help="number of workers (default 8)")
+    parser.add_argument(
+        "--time", action="store_true", help="in simulated seconds: each worker in its own time, by the costs of [cost]"
+    )
+
+
 def _add_shard(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="INPUT", help="whatever data.source may be: a file, a set, a generator")
     parser.add_argument("out", metavar="OUT", type=Path, help="directory: use it as data.source")
-    parser.add_argument("--shards", type=int, required=True, metavar="M")
+    parser.add_argument("--shards", type=int, required=True, metavar="M", help="how many")
     parser.add_argument("--partition", metavar="KIND", help="iid (default), by_label, in_order, dirichlet or by_column")
     parser.add_argument("--alpha", type=float, metavar="A", help="of dirichlet")
     parser.add_argument("--partition-column", metavar="NAME", help="of by_column: what tells sites or users apart")
@@ -189,7 +110,91 @@ def _add_shard(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--force", action="store_true", help="replace an earlier store")
     parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
-    parser.set_defaults(command="shard")
+
+
+def _add_sweep(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("sweep", metavar="SWEEP.toml")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="directory (default runs/SWEEP)")
+    parser.add_argument("--jobs", type=int, metavar="N", help="simulations at a time (default: one a core)")
+    parser.add_argument("--mpiexec", metavar="COMMAND", help='launcher for mode = "mpi" (default: as bench)')
+    parser.add_argument("--quiet", action="store_true", help="print nothing but errors")
+    only = parser.add_mutually_exclusive_group()
+    only.add_argument(
+        "--member", type=int, metavar="I", help="run nothing: write the experiment of member I (from 0), print its name"
+    )
+    only.add_argument("--collect", action="store_true", help="run nothing: put into the table what has been run")
+
+
+def _add_replay(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR")
+
+
+def _add_report(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", type=Path, metavar="DIR", help="run directory, or a sweep's")
+    parser.add_argument(
+        "--targets", metavar="LIST", help="cost to these suboptimalities, such as 1e-2,1e-6 (default for sweeps)"
+    )
+    parser.add_argument(
+        "--figure", type=Path, metavar="FILE", help="draw against rounds, time, bytes and gradients (.svg, .png, .pdf)"
+    )
+    parser.add_argument("--title", default="", help="of the figure")
+    parser.add_argument("--floor", type=float, default=0.0, metavar="VALUE", help="the lowest value in the figure")
+    parser.add_argument(
+        "--best",
+        metavar="KEY",
+        help="of variants that differ in KEY, such as step.scale, only the quickest (figure: to --gap)",
+    )
+    parser.add_argument("--reference", type=Path, metavar="RUN_DIR", help="run without stragglers, for round rates")
+    parser.add_argument("--gap", type=float, default=0.01, help="suboptimality that counts (default 0.01)")
+    parser.add_argument(
+        "--html",
+        type=Path,
+        metavar="FILE",
+        help="write one page with everything: figures, ranks, what limited the runs",
+    )
+    parser.add_argument("--png", type=Path, metavar="FILE", help="draw loss against wall time alone")
+    parser.add_argument(
+        "--timeline", type=Path, metavar="FILE", help="write the (first) run's timeline, for https://ui.perfetto.dev"
+    )
+
+
+def _add_watch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", type=Path, metavar="RUN_DIR", help="the run directory that the job will write")
+    parser.add_argument("--once", action="store_true", help="say in one line where it is, and end")
+
+
+def _add_calibrate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR")
+
+
+def _add_plan(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "source", type=Path, metavar="RUN_DIR|EXPERIMENT.toml", help="a recorded run, or one with [cost]"
+    )
+    parser.add_argument(
+        "--nodes", type=int, metavar="N", help="number of ranks (default: the run's; of an experiment 8)"
+    )
+    parser.add_argument("--gap", type=float, default=0.01, help="suboptimality to reach (default 0.01)")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="change a key of the experiment file"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON")
+
+
+def _add_bench(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "names", nargs="*", metavar="MEMBER", help="what to measure (default: everything but peers and train-2gb)"
+    )
+    parser.add_argument("--peers", action="store_true", help="also measure torch's gloo and disropt, installed once")
+    parser.add_argument("--peers-dir", type=Path, metavar="DIR", help="where (default ~/.cache/goco_mpi/peers)")
+    parser.add_argument("--mpiexec", metavar="COMMAND", help="launcher (default: the one beside this Python)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per figure, each on its own line")
+    parser.add_argument("--strict", action="store_true", help="exit code 1 if a bound is missed")
+
+
+def _add_bench_rank(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("function")
+    parser.add_argument("options", metavar="JSON")
 
 
 def _add_jobscript(parser: argparse.ArgumentParser) -> None:
@@ -214,9 +219,24 @@ def _add_jobscript(parser: argparse.ArgumentParser) -> None:
         "--chain", type=int, default=1, metavar="K", help="K jobs one after the other, each resuming the last"
     )
     parser.add_argument("--requeue", action="store_true", help="start again after the failure of a node or a rank")
-    parser.add_argument("--container", nargs=2, metavar=("apptainer", "IMAGE"), help="run goco of an image")
+    parser.add_argument("--container", nargs=2, metavar=("apptainer", "IMAGE"), help="run the goco of an image")
     parser.add_argument("--prologue", default="", metavar="FILE", help="what the job sources first: modules and such")
     parser.add_argument(
-        "--directive", action="append", default=[], metavar="OPTION", help="of the scheduler, as --directive=-x"
+        "--directive",
+        action="append",
+        default=[],
+        metavar="OPTION",
+        help="one more option of the scheduler, as --directive=-x",
     )
-    parser.set_defaults(command="jobscript")
+
+
+def _add_completion(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("shell", choices=["bash", "zsh"])
+
+
+def _add_info(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--check", action="store_true", help="also examine nodes, clocks, network and directory; exit code 1 if not fit"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="with --check: run directory (default below runs/)")
+    parser.add_argument("--ranks", type=int, metavar="N", help="with --check: how many ranks there should be")

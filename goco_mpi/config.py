@@ -169,10 +169,11 @@ def refuse_unknown_keys(raw: dict[str, Any], section: type[Section] = RunConfig,
         if key not in types:
             import difflib  # only for who needs it: every rank imports this module
 
-            near = difflib.get_close_matches(key, types, n=3, cutoff=0.5)
+            near = difflib.get_close_matches(str(key), types, n=3, cutoff=0.5)
             where = f"in [{prefix[:-1]}]" if prefix else "at the top level"
             advice = f"Did you mean {' or '.join(near)}?" if near else f"Known keys: {', '.join(types)}."
-            raise InputError(f"Unknown key {prefix + key!r} {where}. {advice}")
+            name = f"{prefix}{key}"
+            raise InputError(f"Unknown key {name!r} {where}. {advice}")
         inner = types[key]
         if isinstance(inner, type) and issubclass(inner, Section):
             if not isinstance(value, dict):
@@ -212,7 +213,7 @@ def _explain(message: str, raw: dict[str, Any]) -> str:
 
 
 def flat(tables: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return the keys of nested tables with dots.
+    """Return nested tables as one, with dots in its keys: no key of an experiment has a table as its value.
 
     Examples
     --------

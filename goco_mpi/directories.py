@@ -34,21 +34,20 @@ def refuse_existing(out: Path, force: bool, name: str, what: str, mark: str) -> 
         written to.
     """
     try:
-        exists = out.exists()
-        place = next(parent for parent in out.absolute().parents if parent.exists())
+        free = not out.exists() or (out.is_dir() and not any(out.iterdir()))
+        known = (out / mark).is_file()
+        place = next(parent for parent in _real(out).parents if parent.exists())
     except OSError as error:
         raise InputError(f"{name} {str(out)!r} cannot be a directory: {error.strerror}.") from None
     if not place.is_dir() or not os.access(place, os.W_OK):
         raise InputError(f"{name} {str(out)!r} cannot be written: {str(place)!r} is no directory one may write to.")
-    if not exists:
-        return
-    if out.is_dir() and not any(out.iterdir()):
+    if free:
         return
     if not force:
         raise InputError(
             f"The {what} directory {str(out)!r} exists. Choose another {name}, or replace it with --force."
         )
-    if not (out / mark).is_file():
+    if not known:
         raise InputError(
             f"--force replaces an earlier {what}, and {str(out)!r} is none (it has no {mark}). Choose another {name}."
         )
@@ -58,12 +57,15 @@ def refuse_existing(out: Path, force: bool, name: str, what: str, mark: str) -> 
 def written_whole(out: Path) -> Iterator[Path]:
     """Give a directory to write into, beside ``out``, which takes its place once everything went well.
 
+    Where ``out`` is a symbolic link, it is what the link points to that is written, and the link stays.
+
     Raises
     ------
     OSError
         If it cannot be written; nothing is left behind then, and what was there is as it was.
     """
     fresh: Path | None = None
+    out = _real(out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
@@ -82,6 +84,11 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _real(path: Path) -> Path:
+    """Return where a path leads, through links to what may not be there yet."""
+    return Path(os.path.realpath(path))
 
 
 def _swap_in(fresh: Path, out: Path) -> None:

@@ -26,16 +26,20 @@ class RunError(GocoError):
 
 
 def divergence(round_: int, step_size: float | None) -> RunError:
-    """Return the error of a run whose parameters grow without bound, naming the setting to change.
+    """Return the error of a run whose parameters grow without bound; ``step_size`` as in `worse_than_nothing`."""
+    return RunError(
+        f"The run diverged in round {round_}: the parameters grow without bound. {worse_than_nothing(step_size)}"
+    )
+
+
+def worse_than_nothing(step_size: float | None) -> str:
+    """Return why training made the parameters worse, and which setting to change.
 
     ``step_size`` is None where the method takes no steps of a size that is given.
     """
-    advice = (
-        "The loss is not convex enough for this method. Raise objective.l2, or use method.kind = 'push_pull'."
-        if step_size is None
-        else f"The step size {step_size:g} is too large. Lower step.size (or step.scale with step.kind = 'auto')."
-    )
-    return RunError(f"The run diverged in round {round_}: the parameters grow without bound. {advice}")
+    if step_size is None:
+        return "The loss is not convex enough for this method. Raise objective.l2, or use method.kind = 'push_pull'."
+    return f"The step size {step_size:g} is too large. Lower step.size (or step.scale with step.kind = 'auto')."
 
 
 def check_range(name: str, value: float, low: float, high: float, hint: str = "") -> None:

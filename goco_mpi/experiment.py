@@ -38,6 +38,7 @@ from goco_mpi.core.stragglers import StragglerModel
 from goco_mpi.core.survivors import Survivors, survivors
 from goco_mpi.core.topology import Topology
 from goco_mpi.errors import InputError
+from goco_mpi.pairings import has_own_steps
 from goco_mpi.schema import RunConfig
 
 if TYPE_CHECKING:
@@ -300,7 +301,7 @@ def step_schedule(config: RunConfig, curvature: float, momentum: float | None = 
     """Return the step sizes of ``config``; ``curvature`` and ``momentum`` serve ``step.kind = 'auto'``."""
     step = config.step
     if step.kind == "auto":
-        if config.method.solver in ("cg", "lbfgs") and curvature == 0.0:
+        if has_own_steps(config) and curvature == 0.0:
             curvature = 1.0  # they will find out
         if not curvature > 0.0:
             raise InputError("step.kind = 'auto' needs a loss with curvature, and this has none: give step.size.")

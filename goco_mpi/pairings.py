@@ -74,6 +74,11 @@ def resolve(config: RunConfig) -> RunConfig:
     return config
 
 
+def has_own_steps(config: RunConfig) -> bool:
+    """Return whether method or solver finds the length of its steps itself, so that ``[step]`` has no part in it."""
+    return not method_of(config.method.kind).steps or config.method.solver in ("cg", "lbfgs")
+
+
 def _default_rates(section: MethodConfig, straggler_section: StragglerConfig) -> str:
     if not method_of(section.kind).reweighs or section.weights == "plain" or section.late == "wait":
         return "stated"
@@ -88,10 +93,34 @@ def _default_rates(section: MethodConfig, straggler_section: StragglerConfig) ->
 
 def _check_pairings(config: RunConfig) -> None:
     """Refuse what is sound alone and wrong together."""
+    section, method = config.method, method_of(config.method.kind)
+    kind = section.kind
+    _check_mixing(config)
+    if section.momentum:
+        _check_momentum(config)
+    if section.gossip_rounds > 1:
+        _check_gossip_rounds(config)
+    if section.compression != "none":
+        _check_compression(section)
+    _check_checkpoint(config)
+    if method.remembers and section.late == "partial":
+        raise InputError(
+            f"method.late = 'partial' is not sound with method.kind = '{kind}', which remembers whole gradients: "
+            "a part would take the place of the whole. Use 'memory' or 'discard'."
+        )
+    _check_rates(section)
+    _check_solver(config)
+    _check_central(config)
+    if method is TABLE_NEWTON:
+        _check_table_newton(config)
+
+
+def _check_mixing(config: RunConfig) -> None:
     kind, rule, method = config.method.kind, config.method.mixing, method_of(config.method.kind)
     if method.mixings and rule not in method.mixings:
+        why = _UNSOUND[str(rule)] if kind in METHODS else "its class does not have it among its mixings."
         raise InputError(
-            f"method.mixing = '{rule}' is not sound with method.kind = '{kind}': {_UNSOUND[str(rule)]} "
+            f"method.mixing = '{rule}' is not sound with method.kind = '{kind}': {why} "
             f"Use {' or '.join(repr(name) for name in method.mixings)}."
         )
     if rule == "running" and kind not in METHODS:
@@ -99,59 +128,58 @@ def _check_pairings(config: RunConfig) -> None:
             f"method.mixing = 'running' makes the messages of goco and dgd, not those of method.kind = '{kind}'. Use "
             "'stale' or 'fold'."
         )
-    if config.method.momentum:
-        _check_momentum(config)
-    if config.method.gossip_rounds > 1:
-        _check_gossip_rounds(config)
-    if config.method.compression != "none":
-        if kind not in ("goco", "dgd"):
-            raise InputError(
-                f"method.compression = '{config.method.compression}' is not sound with method.kind = '{kind}', whose "
-                "messages hold more than parameters that settle. Use 'none', or method.kind = 'goco' or 'dgd'."
-            )
-        if rule != "stale":
-            raise InputError(
-                f"method.mixing = '{rule}' is not sound with method.compression = '{config.method.compression}': a "
-                f"message renews a part of a neighbour's vector, and the rest is older. {_COMPRESSED[str(rule)]} "
-                "Use 'stale'."
-            )
+    if rule == "symmetric" and config.deadline.gossip_s != math.inf:
+        raise InputError(
+            "method.mixing = 'symmetric' needs deadline.gossip_s = inf: by a deadline no rank can know whether its own "
+            f"message has arrived too. Got {config.deadline.gossip_s!r}. Or use method.late = 'wait' or another method."
+        )
+
+
+def _check_compression(section: MethodConfig) -> None:
+    kind, rule = section.kind, section.mixing
+    if kind not in ("goco", "dgd"):
+        raise InputError(
+            f"method.compression = '{section.compression}' is not sound with method.kind = '{kind}', whose "
+            "messages hold more than parameters that settle. Use 'none', or method.kind = 'goco' or 'dgd'."
+        )
+    if rule != "stale":
+        raise InputError(
+            f"method.mixing = '{rule}' is not sound with method.compression = '{section.compression}': a "
+            f"message renews a part of a neighbour's vector, and the rest is older. {_COMPRESSED[str(rule)]} "
+            "Use 'stale'."
+        )
+
+
+def _check_checkpoint(config: RunConfig) -> None:
+    kind, method = config.method.kind, method_of(config.method.kind)
     if config.checkpoint.every_s is not None and (method.in_step or config.method.gossip_rounds > 1):
         raise InputError(
             "checkpoint.every_s goes with methods whose ranks may be kept in different rounds. Got "
             f"{config.checkpoint.every_s:g} with method.kind = '{kind}' and method.gossip_rounds = "
             f"{config.method.gossip_rounds}. Use checkpoint.every, in rounds."
         )
-    if rule == "symmetric" and config.deadline.gossip_s != math.inf:
-        raise InputError(
-            "method.mixing = 'symmetric' needs deadline.gossip_s = inf: by a deadline no rank can know whether its own "
-            f"message has arrived too. Got {config.deadline.gossip_s!r}. Or use method.late = 'wait' or another method."
-        )
-    if method.remembers and config.method.late == "partial":
-        raise InputError(
-            f"method.late = 'partial' is not sound with method.kind = '{kind}', which remembers whole gradients: "
-            "a part would take the place of the whole. Use 'memory' or 'discard'."
-        )
-    _check_rates(config.method)
-    _check_solver(config)
-    _check_central(config)
-    if method is TABLE_NEWTON and config.topology.kind not in ("complete", "rook"):
+
+
+def _check_table_newton(config: RunConfig) -> None:
+    kind = config.method.kind
+    if config.topology.kind not in ("complete", "rook"):
         raise InputError(
             f"method.kind = '{kind}' needs topology.kind = 'complete' or 'rook': a rank hears of another's "
             f"gradient only from that rank itself, or from its row. Got {config.topology.kind!r}. On other graphs use "
             "method.kind = 'push_pull'."
         )
-    if method is TABLE_NEWTON and config.data.batch_size is not None:
+    if config.data.batch_size is not None:
         raise InputError(
             f"data.batch_size is not sound with method.kind = '{kind}', which reads the curvature off differences of "
             f"gradients: those of other rows are no curvature. Got {config.data.batch_size}. Leave it out, or use "
             "method.kind = 'goco'."
         )
-    if method is TABLE_NEWTON and config.stop.on_lost_shard == "continue":
+    if config.stop.on_lost_shard == "continue":
         raise InputError(
             f"stop.on_lost_shard = 'continue' is not sound with method.kind = '{kind}', whose table would keep the "
             "last gradients of the dead for ever. Use 'stop', or method.kind = 'push_pull'."
         )
-    if method is TABLE_NEWTON and config.stop.gradient_norm is not None:
+    if config.stop.gradient_norm is not None:
         raise InputError(
             f"stop.gradient_norm does not go with method.kind = '{kind}': it is read off steps along the gradient, and "
             f"these are not. Got {config.stop.gradient_norm:g}. Use stop.target_loss."
@@ -213,7 +241,11 @@ def _check_solver(config: RunConfig) -> None:
             "method.preconditioner = 'local' needs method.solver = 'cg' and objective.kind = 'least_squares', whose "
             f"Hessians can be factored once. Got {solver!r} and {config.objective.kind!r}. Leave it out."
         )
-    if solver in ("cg", "lbfgs") and (step.kind != "auto" or step.size is not None or step.tau is not None):
+    if (
+        solver is not None
+        and has_own_steps(config)
+        and (step.kind != "auto" or step.size is not None or step.tau is not None)
+    ):
         raise InputError(
             f"method.solver = '{solver}' finds the length of its steps itself: step.kind, step.size and step.tau have "
             "no part in it. Leave them out, or use method.solver = 'descent' or 'nesterov'."

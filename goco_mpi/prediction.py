@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from goco_mpi.calibration import Calibration, calibrate
 from goco_mpi.errors import InputError
-from goco_mpi.record import Rows, RunRecord
+from goco_mpi.outcome import Rows
+from goco_mpi.record import RunRecord
 from goco_mpi.timed import simulate_in_time
 
 Array = NDArray[np.float64]

@@ -46,20 +46,24 @@ class Progress:
             self._task = self._bar.add_task("rounds", total=n_rounds)
             self._bar.start()
             self._every_s = BAR_EVERY_S
-        self._start = self._last = time.monotonic()
+        self._last = time.monotonic()
+        self._first: tuple[int, float] | None = None
 
     def __call__(self, round_: int) -> None:
         """Take note that ``round_`` rounds are done."""
         self._round = round_
         now = time.monotonic()
+        if self._first is None:  # data are read before it, and a run that was resumed does not begin at 0
+            self._first = round_, now
         if now - self._last < self._every_s:
             return
         self._last = now
         if self._bar is not None:
             self._bar.update(self._task, completed=round_, refresh=True)
         else:
-            rate = round_ / (now - self._start)
-            print(f"round {round_} of {self._n_rounds}, {rate:.3g} rounds/s", file=sys.stderr, flush=True)
+            first, start = self._first
+            rate = f", {(round_ - first) / (now - start):.3g} rounds/s" if now > start else ""
+            print(f"round {round_} of {self._n_rounds}{rate}", file=sys.stderr, flush=True)
 
     def __enter__(self) -> Progress:
         return self

@@ -30,8 +30,9 @@ from goco_mpi import directories, record_schema
 from goco_mpi.config import to_dict
 from goco_mpi.core import metrics
 from goco_mpi.core.survivors import DISCONNECTED, LOST_SHARD, ranks_text
-from goco_mpi.errors import InputError, RunError
-from goco_mpi.outcome import Outcome
+from goco_mpi.errors import InputError, RunError, worse_than_nothing
+from goco_mpi.outcome import Outcome, Rows
+from goco_mpi.pairings import has_own_steps
 from goco_mpi.schema import RunConfig
 from goco_mpi.software import software
 
@@ -58,7 +59,6 @@ ASKED_TO_STOP = {
 """Values of ``stopped_by`` of a run that was cut short from outside, with what there is to say."""
 
 T = TypeVar("T")
-Rows = Sequence[dict[str, Any]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -220,7 +220,7 @@ def refuse_losses(outcome: Outcome, out: Path) -> None:
     raise RunError(f"{text[0].upper()}{text[1:]} The record of the run until then is in {out}.")
 
 
-def refuse_worse(result: dict[str, Any], out: Path) -> None:
+def refuse_worse(config: RunConfig, result: dict[str, Any], out: Path) -> None:
     """Refuse the result of a recorded run that is worse than no training, unless it was cut short.
 
     Raises
@@ -229,10 +229,10 @@ def refuse_worse(result: dict[str, Any], out: Path) -> None:
         If the loss is higher than at the start.
     """
     if result["stopped_by"] not in ASKED_TO_STOP and not result["loss"] <= result["loss_start"]:
+        advice = worse_than_nothing(None if has_own_steps(config) else result["step_size"])
         raise RunError(
-            f"The run did not converge: the loss went from {result['loss_start']:.4g} to {result['loss']:.4g}. The "
-            f"step size {result['step_size']:g} is too large. Lower step.size (or step.scale with step.kind = "
-            f"'auto'). The record is in {out}."
+            f"The run did not converge: the loss went from {result['loss_start']:.4g} to {result['loss']:.4g}. "
+            f"{advice} The record is in {out}."
         )
 
 
@@ -266,6 +266,9 @@ def read_run(path: Path) -> RunRecord:
     try:
         run = json.loads((path / "run.json").read_text())
         run = record_schema.upgraded(run if isinstance(run, dict) else {}, str(path))
+        for table in ("config", "environment", "result"):
+            if not isinstance(run.get(table), dict):
+                raise ValueError(f"run.json has no table {table}")
         with (path / "history.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
         with (path / "ranks.csv").open(newline="") as file:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from goco_mpi.core import encoding, metrics, mixing
 from goco_mpi.core.gossip import HEADER, TRAILER
 from goco_mpi.core.methods import method_of
+from goco_mpi.core.objectives import WeightedRows
 from goco_mpi.core.simulate import Observe, Worked, simulate
 from goco_mpi.core.stacked import (
     SOLVERS,
@@ -84,6 +86,20 @@ class Simulation:
             most = max(2.0 / self.config.step.scale, 1.0) / own * float((1.0 / holders.replication[held]).sum())
             weights *= min(1.0, most / float(weights.sum()))
         return weights * (self.layout.n_workers / holders.n_shards)
+
+    def evaluate(self, stacked_params: Array) -> dict[str, float | None]:
+        """Return the columns of ``history.csv`` that say how good parameters of shape (n_workers, n_params) are."""
+        problem, mean = self.problem, stacked_params.mean(axis=0)
+        right = problem.objective.accuracy(mean, problem.test.features, problem.test.targets)
+        return {
+            "loss": problem.objective.loss(mean, self._pooled),
+            "consensus_distance": metrics.consensus_distance(stacked_params),
+            "test_accuracy": None if right is None or not right.size else float(right.mean()),
+        }
+
+    @functools.cached_property
+    def _pooled(self) -> WeightedRows:
+        return self.problem.pooled_rows()
 
     @property
     def bytes_per_round(self) -> int:
@@ -168,7 +184,6 @@ def simulate_experiment(
         If the run diverged.
     """
     simulation = Simulation(config, n_workers)
-    problem, pooled = simulation.problem, simulation.problem.pooled_rows()
     history: list[dict[str, Any]] = []
     load, shard_gradients = simulation.layout.placement.load, 0
 
@@ -179,15 +194,11 @@ def simulate_experiment(
     def observe(round_: int, stacked_params: Array) -> bool:
         progress(round_)
         if round_ % config.record.every == 0 or round_ == config.rounds:
-            mean = stacked_params.mean(axis=0)
-            right = problem.objective.accuracy(mean, problem.test.features, problem.test.targets)
             history.append(
                 {
                     "round": round_,
                     "wall_s": None,
-                    "loss": problem.objective.loss(mean, pooled),
-                    "consensus_distance": metrics.consensus_distance(stacked_params),
-                    "test_accuracy": None if right is None or not right.size else float(right.mean()),
+                    **simulation.evaluate(stacked_params),
                     "bytes_sent": round_ * simulation.bytes_per_round / n_workers,
                     "shard_gradients": shard_gradients / n_workers,
                 }
@@ -202,6 +213,6 @@ def simulate_experiment(
         step_size=simulation.step_size(0),
         momentum=simulation.step_size.momentum,
         wall_s=None,
-        loss_optimum=problem.optimum() if config.record.optimum else None,
-        gradient_dissimilarity=problem.gradient_dissimilarity(),
+        loss_optimum=simulation.problem.optimum() if config.record.optimum else None,
+        gradient_dissimilarity=simulation.problem.gradient_dissimilarity(),
     )

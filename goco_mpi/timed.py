@@ -12,7 +12,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from goco_mpi.calibration import read_traces
-from goco_mpi.core import metrics
 from goco_mpi.core.costs import CostModel
 from goco_mpi.core.discrete_event import Network, Pacing, TimedRun, run_allreduce
 from goco_mpi.core.discrete_event.network import Observe
@@ -112,18 +111,7 @@ def simulate_in_time(
     reason = "rounds"
 
     def row(round_: int, now: float, stacked_params: Array, spent: Spent) -> dict[str, Any]:
-        problem, mean = simulation.problem, stacked_params.mean(axis=0)
-        right = problem.objective.accuracy(mean, problem.test.features, problem.test.targets)
-        return {
-            "round": round_,
-            "wall_s": now,
-            "loss": problem.objective.loss(mean, pooled),
-            "consensus_distance": metrics.consensus_distance(stacked_params),
-            "test_accuracy": None if right is None or not right.size else float(right.mean()),
-            **spent._asdict(),
-        }
-
-    pooled = simulation.problem.pooled_rows()
+        return {"round": round_, "wall_s": now, **simulation.evaluate(stacked_params), **spent._asdict()}
 
     def observe(round_: int, now: float, stacked_params: Array, spent: Spent) -> bool:
         nonlocal reason

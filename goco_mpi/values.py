@@ -19,11 +19,15 @@ from goco_mpi.core import (
 from goco_mpi.core.methods import METHODS, SOLVERS, method_of
 from goco_mpi.errors import InputError, check_one_of, check_range
 from goco_mpi.schema import (
+    CheckpointConfig,
     CostConfig,
+    DataConfig,
     DeadlineConfig,
     MethodConfig,
     RunConfig,
+    StepConfig,
     StopConfig,
+    StragglerConfig,
 )
 
 BUNDLED = ("digits", "breast_cancer", "diabetes")
@@ -41,9 +45,25 @@ LATE_POLICIES = ("discard", "partial", "memory", "wait")
 
 def check_values(config: RunConfig) -> None:
     """Check everything that does not depend on the number of workers or the data."""
-    data, step = config.data, config.step
     check_range("seed", config.seed, 0, 2**63 - 1)
     check_range("rounds", config.rounds, 1, 2**31 - 1)
+    _check_data(config.data)
+    check_one_of("objective.kind", config.objective.kind, objectives.KINDS)
+    _check_not_negative("objective.l2", config.objective.l2)
+    check_one_of("topology.kind", config.topology.kind, topology.KINDS)
+    check_one_of("topology.mixing_matrix", config.topology.mixing_matrix, mixing.KINDS)
+    check_one_of("placement.kind", config.placement.kind, placement.KINDS)
+    _check_method(config.method)
+    _check_step(config.step)
+    _check_deadline(config.deadline)
+    _check_stop(config.stop)
+    _check_stragglers(config.stragglers)
+    _check_cost(config.cost)
+    check_range("record.every", config.record.every, 1, 2**52)
+    _check_checkpoint(config.checkpoint)
+
+
+def _check_data(data: DataConfig) -> None:
     check_one_of("data.partition", data.partition, PARTITIONS)
     _check_positive("data.alpha", data.alpha)
     if (data.partition_column is None) == (data.partition == "by_column"):
@@ -71,58 +91,28 @@ def check_values(config: RunConfig) -> None:
             "data.heterogeneity > 0 makes every shard's solution its own, and data.partition = 'iid' mixes "
             "the shards again. Use data.partition = 'in_order'."
         )
-    check_one_of("objective.kind", config.objective.kind, objectives.KINDS)
-    _check_not_negative("objective.l2", config.objective.l2)
-    check_one_of("topology.kind", config.topology.kind, topology.KINDS)
-    check_one_of("topology.mixing_matrix", config.topology.mixing_matrix, mixing.KINDS)
-    check_one_of("placement.kind", config.placement.kind, placement.KINDS)
-    if ":" in config.method.kind:
-        method_of(config.method.kind)
+
+
+def _check_method(method: MethodConfig) -> None:
+    if ":" in method.kind:
+        method_of(method.kind)
     else:
-        check_one_of("method.kind", config.method.kind, METHODS)
-    check_one_of("method.late", config.method.late, ("auto", *LATE_POLICIES))
-    check_one_of("method.weights", config.method.weights, encoding.KINDS)
-    if config.method.rates is not None:
-        check_one_of("method.rates", config.method.rates, rates.KINDS)
-    if config.method.mixing is not None:
-        check_one_of("method.mixing", config.method.mixing, gossip.RULES)
-    if config.method.solver is not None:
-        check_one_of("method.solver", config.method.solver, SOLVERS)
-    if config.method.preconditioner is not None:
-        check_one_of("method.preconditioner", config.method.preconditioner, PRECONDITIONERS)
-    check_range("method.max_age", config.method.max_age, 0, 2**31)
-    check_range("method.gossip_rounds", config.method.gossip_rounds, 1, 50)
-    if not 0.0 <= config.method.momentum < 1.0:
-        raise InputError(f"method.momentum must be at least 0 and below 1. Got {config.method.momentum:g}.")
-    _check_compression(config.method)
-    check_one_of("step.kind", step.kind, STEPS)
-    _check_positive("step.scale", step.scale)
-    if step.size is not None:
-        _check_positive("step.size", step.size)
-    elif step.kind != "auto":
-        raise InputError(f"step.size must be given with step.kind = '{step.kind}'. Or use step.kind = 'auto'.")
-    if step.tau is not None:
-        _check_positive("step.tau", step.tau)
-    elif step.kind == "decreasing":
-        raise InputError("step.tau must be given with step.kind = 'decreasing': the rounds to half the step.")
-    _check_deadline(config.deadline)
-    _check_stop(config.stop)
-    check_one_of("stragglers.kind", config.stragglers.kind, stragglers.KINDS)
-    check_one_of("stragglers.distribution", config.stragglers.distribution, stragglers.DISTRIBUTIONS)
-    if not config.stragglers.factor >= 1.0 or math.isinf(config.stragglers.factor):
-        raise InputError(
-            f"stragglers.factor must be a finite number of at least 1. Got {config.stragglers.factor:g}. "
-            "It says how many times slower the chosen ranks are."
-        )
-    for name in ("work_s", "delay_s"):
-        _check_not_negative(f"stragglers.{name}", getattr(config.stragglers, name))
-    _check_cost(config.cost)
-    check_range("record.every", config.record.every, 1, 2**52)
-    if config.checkpoint.every is not None:
-        check_range("checkpoint.every", config.checkpoint.every, 1, 2**52)
-    if config.checkpoint.every_s is not None:
-        _check_positive("checkpoint.every_s", config.checkpoint.every_s)
-    check_range("checkpoint.keep", config.checkpoint.keep, 1, 2**31)
+        check_one_of("method.kind", method.kind, METHODS)
+    check_one_of("method.late", method.late, ("auto", *LATE_POLICIES))
+    check_one_of("method.weights", method.weights, encoding.KINDS)
+    if method.rates is not None:
+        check_one_of("method.rates", method.rates, rates.KINDS)
+    if method.mixing is not None:
+        check_one_of("method.mixing", method.mixing, gossip.RULES)
+    if method.solver is not None:
+        check_one_of("method.solver", method.solver, SOLVERS)
+    if method.preconditioner is not None:
+        check_one_of("method.preconditioner", method.preconditioner, PRECONDITIONERS)
+    check_range("method.max_age", method.max_age, 0, 2**31)
+    check_range("method.gossip_rounds", method.gossip_rounds, 1, 50)
+    if not 0.0 <= method.momentum < 1.0:
+        raise InputError(f"method.momentum must be at least 0 and below 1. Got {method.momentum:g}.")
+    _check_compression(method)
 
 
 def _check_compression(method: MethodConfig) -> None:
@@ -140,6 +130,19 @@ def _check_compression(method: MethodConfig) -> None:
         )
 
 
+def _check_step(step: StepConfig) -> None:
+    check_one_of("step.kind", step.kind, STEPS)
+    _check_positive("step.scale", step.scale)
+    if step.size is not None:
+        _check_positive("step.size", step.size)
+    elif step.kind != "auto":
+        raise InputError(f"step.size must be given with step.kind = '{step.kind}'. Or use step.kind = 'auto'.")
+    if step.tau is not None:
+        _check_positive("step.tau", step.tau)
+    elif step.kind == "decreasing":
+        raise InputError("step.tau must be given with step.kind = 'decreasing': the rounds to half the step.")
+
+
 def _check_deadline(deadline: DeadlineConfig) -> None:
     for name in ("compute_s", "gossip_s"):
         _check_seconds(f"deadline.{name}", getattr(deadline, name), "inf (wait for ever)")
@@ -149,6 +152,29 @@ def _check_deadline(deadline: DeadlineConfig) -> None:
     _check_positive("deadline.compute_factor", deadline.compute_factor)
     _check_not_negative("deadline.gossip_factor", deadline.gossip_factor)
     _check_positive("deadline.shutdown_s", deadline.shutdown_s)
+
+
+def _check_stop(stop: StopConfig) -> None:
+    if stop.target_loss is not None and not math.isfinite(stop.target_loss):
+        raise InputError(f"stop.target_loss must be a finite number. Got {stop.target_loss:g}.")
+    for name in ("gradient_norm", "time_limit_s"):
+        if getattr(stop, name) is not None:
+            _check_positive(f"stop.{name}", getattr(stop, name))
+    _check_not_negative("stop.margin_s", stop.margin_s)
+    check_range("stop.every", stop.every, 1, 2**31)
+    check_one_of("stop.on_lost_shard", stop.on_lost_shard, ON_LOST_SHARD)
+
+
+def _check_stragglers(section: StragglerConfig) -> None:
+    check_one_of("stragglers.kind", section.kind, stragglers.KINDS)
+    check_one_of("stragglers.distribution", section.distribution, stragglers.DISTRIBUTIONS)
+    if not section.factor >= 1.0 or math.isinf(section.factor):
+        raise InputError(
+            f"stragglers.factor must be a finite number of at least 1. Got {section.factor:g}. "
+            "It says how many times slower the chosen ranks are."
+        )
+    for name in ("work_s", "delay_s"):
+        _check_not_negative(f"stragglers.{name}", getattr(section, name))
 
 
 def _check_cost(cost: CostConfig) -> None:
@@ -169,15 +195,12 @@ def _check_cost(cost: CostConfig) -> None:
         )
 
 
-def _check_stop(stop: StopConfig) -> None:
-    if stop.target_loss is not None and not math.isfinite(stop.target_loss):
-        raise InputError(f"stop.target_loss must be a finite number. Got {stop.target_loss:g}.")
-    for name in ("gradient_norm", "time_limit_s"):
-        if getattr(stop, name) is not None:
-            _check_positive(f"stop.{name}", getattr(stop, name))
-    _check_not_negative("stop.margin_s", stop.margin_s)
-    check_range("stop.every", stop.every, 1, 2**31)
-    check_one_of("stop.on_lost_shard", stop.on_lost_shard, ON_LOST_SHARD)
+def _check_checkpoint(section: CheckpointConfig) -> None:
+    if section.every is not None:
+        check_range("checkpoint.every", section.every, 1, 2**52)
+    if section.every_s is not None:
+        _check_positive("checkpoint.every_s", section.every_s)
+    check_range("checkpoint.keep", section.keep, 1, 2**31)
 
 
 def _check_positive(name: str, value: float) -> None:

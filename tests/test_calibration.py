@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from goco_mpi.calibration import calibrate, gradient_times, read_traces
+from goco_mpi.calibration import calibrate, read_traces
 from goco_mpi.cli import main
 from goco_mpi.config import parse_config
 from goco_mpi.core.events import NONE
@@ -102,7 +102,7 @@ TIMES = np.array(
 
 def test_a_timeline_tells_the_time_of_every_gradient_with_the_gossip_in_its_middle(tmp_path):
     run = written(tmp_path / "run", [rank(0), rank(1)], [EVENTS] * 2, [TIMES] * 2)
-    for trace in gradient_times(run, parse_config(RAW)):
+    for trace in calibrate(run).cost.traces:
         np.testing.assert_allclose(trace, [1.0, 3.0, 0.5, 4.0], rtol=1e-12)
 
 
@@ -110,7 +110,7 @@ def test_with_memory_a_gradient_ends_with_the_first_step_that_it_is_used_in(tmp_
     events = EVENTS.copy()
     events[:6, 1] = [0, 0, 1, 1, 1, 3]  # its point: used in steps 0, 2 and 5 first
     run = written(tmp_path / "run", [rank(0), rank(1)], [events] * 2, [TIMES] * 2, method={"late": "memory"})
-    for trace in gradient_times(run, parse_config(run.run["config"])):
+    for trace in calibrate(run).cost.traces:
         np.testing.assert_allclose(trace, [1.0 + 2.0, 1.0 + 0.5 + 4.0], rtol=1e-12)
 
 
@@ -118,8 +118,39 @@ def test_the_latency_is_what_quick_messages_take(tmp_path):
     late = TIMES.copy()
     late[:, 3] = TIMES[:, 0] + [0.25, 0.25, 0.25, 0.25, 2.0, 2.0]
     cost = {"bytes_per_s": 8.0 * 8 / 0.125}  # a message of eight numbers keeps the link for an eighth of a second
-    run = written(tmp_path / "run", [rank(0), rank(1)], [EVENTS] * 2, [late] * 2, cost=cost)
+    method = {"rates": "stated"}  # the ranks tell each other nothing: a header of four, and four parameters
+    ranks = [rank(0, rounds=6), rank(1, rounds=6)]
+    run = written(tmp_path / "run", ranks, [EVENTS] * 2, [late] * 2, cost=cost, method=method)
     assert calibrate(run).cost.latency_s == pytest.approx(0.125)
+
+
+def test_what_else_a_message_carries_takes_its_time_too(tmp_path):
+    late = TIMES.copy()
+    late[:, 3] = TIMES[:, 0] + 0.25
+    cost = {"bytes_per_s": 12.0 * 8 / 0.125}  # a header of four, four parameters, and a round and a rate of each rank
+    ranks = [rank(0, rounds=6), rank(1, rounds=6)]
+    run = written(tmp_path / "run", ranks, [EVENTS] * 2, [late] * 2, cost=cost, method={"rates": "ema"})
+    assert calibrate(run).cost.latency_s == pytest.approx(0.125)
+
+
+def test_steps_of_a_run_that_was_resumed_do_not_begin_with_0(tmp_path):
+    """Its times and events do, where the checkpoint was: rank 0 had made 14 steps until then, and rank 1 only 9."""
+    late = TIMES.copy()
+    late[:, 3] = TIMES[:, 0] + 0.25
+    first = np.array([14, 9])
+    tables = []
+    for own, other in ((0, 1), (1, 0)):
+        table = EVENTS.copy()
+        table[:, 1] = np.where(EVENTS[:, 1] == NONE, NONE, EVENTS[:, 1] + first[own])
+        table[:, 2] = np.where(EVENTS[:, 2] == NONE, NONE, EVENTS[:, 2] + first[other])
+        table[0, 2] = first[other] - 1  # the newest message then was one from before the checkpoint
+        tables.append(table)
+    late[0, 3] = np.nan
+    run = written(tmp_path / "run", [rank(0, rounds=20), rank(1, rounds=15)], tables, [late] * 2)
+    found = calibrate(run).cost
+    assert found.latency_s == pytest.approx(0.25, rel=1e-6)
+    for trace in found.traces:
+        np.testing.assert_allclose(trace, [1.0, 3.0, 0.5, 4.0], rtol=1e-12)
 
 
 def test_a_simulation_says_nothing_of_a_machine(tmp_path):
@@ -145,6 +176,13 @@ def test_a_run_directory_serves_as_a_trace(tmp_path):
     written(tmp_path / "run", [rank(0), rank(1)])
     traces, rows = read_traces(tmp_path / "run")
     assert ([trace.tolist() for trace in traces], rows) == ([[0.1], [0.1]], 50.0)
+
+
+@pytest.mark.parametrize(("text", "rule"), [("", "and it is empty"), ("rounds = 3\n", "could not convert string")])
+def test_a_trace_that_holds_no_seconds_is_refused_in_one_line(tmp_path, text, rule):
+    (tmp_path / "trace.txt").write_text(text)
+    with pytest.raises(InputError, match=rf"trace.txt' must be a text file of seconds.*{rule}.*(?<!\.)\.$"):
+        read_traces(tmp_path / "trace.txt")
 
 
 def test_a_real_run_is_predicted_from_its_own_record(tmp_path, mpiexec, capsys):

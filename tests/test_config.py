@@ -209,6 +209,10 @@ def test_an_unknown_key_is_refused_and_the_nearest_named(raw, key, near):
     assert near in message.partition("Did you mean")[2]
 
 
+def test_a_key_that_is_no_text_is_unknown_too():
+    assert refusal({1: 2}).startswith("Unknown key '1' at the top level. Known keys: ")
+
+
 def test_a_key_like_no_other_lists_the_known_ones():
     message = refusal({"record": {"qqq": 1}})
     assert "Known keys: every, optimum" in message

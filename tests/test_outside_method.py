@@ -27,7 +27,11 @@ class Own(Bare):
     stacked = StackedDescent
 
 
-BARE, OWN, NOTHING = Bare(), Own(), 3
+class Strict(Own):
+    mixings = ("stale",)
+
+
+BARE, OWN, STRICT, NOTHING = Bare(), Own(), Strict(), 3
 """
 
 
@@ -84,6 +88,13 @@ def test_messages_that_are_those_of_goco_are_refused(own: str) -> None:
     for section in ({"mixing": "running"}, {"momentum": 0.5}, {"compression": "quantize"}, {"gossip_rounds": 2}):
         with pytest.raises(InputError, match=f"method.{next(iter(section))}.*goco"):
             parse_config({"method": {"kind": f"{own}:OWN", **section}, "deadline": everybody})
+
+
+@pytest.mark.parametrize("rule", ["fold", "symmetric"])
+def test_a_rule_that_its_class_does_not_name_is_refused(own: str, rule: str) -> None:
+    assert parse_config({"method": {"kind": f"{own}:STRICT"}}).method.mixing == "stale"
+    with pytest.raises(InputError, match=rf"method.mixing = '{rule}' is not sound .* among its mixings. Use 'stale'"):
+        parse_config({"method": {"kind": f"{own}:STRICT", "mixing": rule}, "deadline": {"gossip_s": "inf"}})
 
 
 def test_a_method_from_outside_takes_its_own_time(

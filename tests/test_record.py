@@ -104,6 +104,22 @@ def test_losses_survive_the_text_to_the_last_bit(tmp_path):
     assert read_run(tmp_path / "run").history["loss"][1] == 1 / 3
 
 
+@pytest.mark.parametrize(
+    ("method", "way_out"),
+    [
+        ({"kind": "allreduce"}, "The step size 0.1 is too large. Lower step.size"),
+        ({"kind": "allreduce", "solver": "lbfgs"}, "Raise objective.l2, or use method.kind = 'push_pull'"),
+        ({"kind": "table_newton"}, "Raise objective.l2, or use method.kind = 'push_pull'"),
+    ],
+)
+def test_a_run_worse_than_none_is_told_what_its_method_has(tmp_path, method, way_out):
+    config = parse_config({"method": method, "topology": {"kind": "complete"}})
+    result = {"loss": 0.75, "loss_start": 0.5, "step_size": 0.1, "stopped_by": "rounds"}
+    with pytest.raises(RunError, match=r"did not converge: the loss went from 0.5 to 0.75\. .*" + way_out):
+        record.refuse_worse(config, result, tmp_path)
+    record.refuse_worse(config, {**result, "stopped_by": "signal"}, tmp_path)
+
+
 def test_the_directory_is_as_open_as_the_umask_says_and_nothing_else_is_left(tmp_path):
     old = os.umask(0o027)
     try:
@@ -156,6 +172,21 @@ def test_an_empty_directory_and_a_free_name_are_fine(tmp_path, force):
         assert read_run(tmp_path / name).history["round"].tolist() == [0.0, 4.0]
 
 
+def test_a_link_stays_one_and_the_run_stands_where_it_points(tmp_path):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "scratch" / "empty").mkdir(parents=True)
+    for name in ("empty", "nothing_yet"):
+        link, place = tmp_path / "home" / name, tmp_path / "scratch" / name
+        link.symlink_to(place)
+        refuse_existing(link, force=False)
+        write(link)
+        write(link, force=True, loss=0.25)
+        assert link.is_symlink()
+        assert read_run(place).run["result"]["loss"] == 0.25
+    assert sorted(path.name for path in (tmp_path / "home").iterdir()) == ["empty", "nothing_yet"]
+    assert sorted(path.name for path in (tmp_path / "scratch").iterdir()) == ["empty", "nothing_yet"]
+
+
 def no_space(*arguments, **options):
     raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -199,6 +230,16 @@ def test_a_failed_swap_puts_an_earlier_run_back(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+def test_a_directory_that_one_may_not_look_into_is_refused(tmp_path, monkeypatch):
+    def forbidden(path):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    (tmp_path / "of_another_user").mkdir()
+    monkeypatch.setattr(Path, "iterdir", forbidden)
+    with pytest.raises(InputError, match=r"of_another_user' cannot be a directory: Permission denied"):
+        refuse_existing(tmp_path / "of_another_user", force=True)
+
+
 def test_a_parent_that_is_a_file_is_refused(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot be written"):
@@ -224,6 +265,8 @@ def test_what_is_no_run_directory_is_refused_by_the_missing_file(tmp_path):
         ("run.json", b'{"schema_version": 1,'),
         ("run.json", b"[1]"),
         ("run.json", b"\xff\xfe\x00"),
+        ("run.json", b'{"schema_version": 2}'),
+        ("run.json", b'{"schema_version": 2, "config": {}, "environment": {}, "result": 5}'),
         ("history.csv", b""),
         ("history.csv", b"round,wall_s,loss\n"),
         ("history.csv", b"round,loss\n0,much\n"),

@@ -18,9 +18,10 @@ import statistics
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from goco_mpi.config import flat
 
 LONGER, UNPACED = 1.5, 5.0
 """A real run may take so many times the rounds that were predicted; where nobody waits rounds are no measure."""
@@ -35,16 +36,9 @@ def goco(*words: str) -> str:
     return done.stdout
 
 
-def flat(tables: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield dotted keys and values."""
-    for section, table in tables.items():
-        for key, value in table.items():
-            yield f"{section}.{key}", value
-
-
 def toml(value: Any) -> str:
     """Write a value that JSON gave."""
-    return value if value in ("inf",) else json.dumps(value)
+    return value if value == "inf" else json.dumps(value)
 
 
 def chosen(plan: dict[str, Any], most: int) -> list[dict[str, Any]]:
@@ -67,7 +61,7 @@ def write_sweep(file: Path, experiment: Path, candidates: list[dict[str, Any]]) 
     lines = ['mode = "mpi"', "workers = 8", f"base = {json.dumps(str(experiment.resolve()))}", ""]
     for candidate in candidates:
         lines += ["[[variant]]", f"name = {json.dumps(candidate['choice'])}"]
-        settings = {key: value for key, value in flat(candidate["settings"]) if value is not None}
+        settings = {key: value for key, value in flat(candidate["settings"]).items() if value is not None}
         settings["stragglers.work_s"] = work_s * replication(candidate)
         settings["record.every"] = 1
         longer = UNPACED if settings.get("deadline.gossip_s") == 0.0 else LONGER

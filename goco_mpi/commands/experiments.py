@@ -31,7 +31,7 @@ def finish(
     options: argparse.Namespace, out: Path, config: RunConfig, outcome: Outcome, environment: dict[str, Any]
 ) -> None:
     """Write the record, print the result, and fail a run that is worse than no training."""
-    refuse(outcome, write(options, out, config, outcome, environment), out)
+    refuse(config, outcome, write(options, out, config, outcome, environment), out)
 
 
 def write(
@@ -46,12 +46,12 @@ def write(
     return result
 
 
-def refuse(outcome: Outcome, result: dict[str, Any], out: Path) -> None:
+def refuse(config: RunConfig, outcome: Outcome, result: dict[str, Any], out: Path) -> None:
     """Fail a run that lost data with its ranks, or is worse than no training."""
     from goco_mpi import record
 
     record.refuse_losses(outcome, out)
-    record.refuse_worse(result, out)
+    record.refuse_worse(config, result, out)
 
 
 def print_result(out: Path, result: dict[str, Any], round_: int, n_rounds: int) -> None:

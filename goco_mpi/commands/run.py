@@ -119,7 +119,7 @@ def _train(
             raise RunError("The rank that was to write the record died before it could. Start again.")
         if not result:
             result.update(experiments.write(options, out, config, outcome, environment))
-        experiments.refuse(outcome, result, out)
+        experiments.refuse(config, outcome, result, out)
 
     def finish() -> None:
         """Write the record. Collective; where a rank dies in it, it is written once and the end is met again."""

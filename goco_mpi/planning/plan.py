@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from goco_mpi.config import flat
 from goco_mpi.core import metrics
 
 WIDTH = 120
@@ -304,10 +305,5 @@ def print_plan(plan: Plan) -> None:
     for sentence in words(plan):
         console.print(sentence, soft_wrap=True, highlight=False)
     if plan.best is not None:
-        settings = " ".join(f"--set {word}" for word in _flat(plan.best))
+        settings = " ".join(f"--set {key}={value}" for key, value in flat(plan.best.settings()).items())
         console.print(f"settings: {settings}", soft_wrap=True, highlight=False)
-
-
-def _flat(found: Candidate) -> list[str]:
-    """Return a candidate's settings as the command line takes them."""
-    return [f"{section}.{key}={value}" for section, table in found.settings().items() for key, value in table.items()]

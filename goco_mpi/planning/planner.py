@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -180,10 +181,8 @@ class Planner:
             cost, set_up_s = self._with_hessians(choice.replication)
         try:
             found = simulate_in_time(self._with(settings), self._n_workers, cost=cost, measured=self._measured).outcome
-        except RunError as error:
-            return Candidate(choice, step, reason=str(error).partition(":")[0].rstrip("."))
-        except InputError as error:
-            return Candidate(choice, step, reason=str(error).partition(".")[0])
+        except (InputError, RunError) as error:
+            return Candidate(choice, step, reason=re.split("[:.] ", str(error))[0].rstrip("."))
         last = found.history[-1]
         if last["loss"] <= self._target:
             return Candidate(choice, step, float(last["wall_s"]) + set_up_s, int(last["round"]))

@@ -25,12 +25,11 @@ import copy
 import hashlib
 import itertools
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from goco_mpi.config import parse_config, put, read_toml, refuse_unknown_keys, resolve_paths, to_dict
+from goco_mpi.config import flat, parse_config, put, read_toml, refuse_unknown_keys, resolve_paths, to_dict
 from goco_mpi.errors import InputError, check_one_of, check_range
 from goco_mpi.schema import RunConfig
 
@@ -162,7 +161,7 @@ def _variants(tables: Any) -> list[tuple[str, dict[str, Any]]]:
         name = table.get("name")
         if not isinstance(name, str) or not name:
             raise InputError(f"Every [[variant]] must have a name. Number {place} has {name!r}.")
-        changes = dict(_flatten({key: value for key, value in table.items() if key != "name"}))
+        changes = flat({key: value for key, value in table.items() if key != "name"})
         _refuse_unknown(changes, f"variant {name!r}")
         variants.append((name, changes))
     names = [name for name, _ in variants]
@@ -175,21 +174,12 @@ def _variants(tables: Any) -> list[tuple[str, dict[str, Any]]]:
 def _grid(tables: Any) -> dict[str, list[Any]]:
     if not isinstance(tables, dict):
         raise InputError(f"grid must be a table. Got {tables!r}.")
-    grid = dict(_flatten(tables))
+    grid = flat(tables)
     for key, values in grid.items():
         if not isinstance(values, list) or not values:
             raise InputError(f"grid.{key} must be a list of at least one value. Got {values!r}.")
     _refuse_unknown({key: values[0] for key, values in grid.items()}, "grid")
     return grid
-
-
-def _flatten(tables: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield dotted keys: no key of an experiment has a table as its value."""
-    for key, value in tables.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def _refuse_unknown(settings: dict[str, Any], where: str) -> None:

@@ -123,12 +123,12 @@ def _record(out: Path, member: Member) -> RunRecord | None:
     return None if record.run["result"].get("stopped_by") in ASKED_TO_STOP else record
 
 
-def _judged(record: RunRecord | None) -> str:
+def _judged(member: Member, record: RunRecord | None) -> str:
     """Return why a whole run is a failure all the same; empty if it is none."""
-    if record is None:
+    if record is None or member.config is None:
         return ""
     try:
-        refuse_worse(record.run["result"], record.path)
+        refuse_worse(member.config, record.run["result"], record.path)
     except RunError as error:
         return str(error)
     return ""
@@ -140,7 +140,7 @@ def _summary(out: Path, member: Member) -> str:
         return "not recorded, or cut short: run the sweep again"
     result = record.run["result"]
     gap = "" if result["suboptimality"] is None else f", suboptimality {result['suboptimality']:.3g}"
-    return _judged(record) or f"loss {result['loss']:.6g}{gap}"
+    return _judged(member, record) or f"loss {result['loss']:.6g}{gap}"
 
 
 def _simulate_all(members: Sequence[Member], out: Path, jobs: int, ended: Ended) -> None:
@@ -260,7 +260,7 @@ def _rows(out: Path, sweep: Sweep, place: int, reasons: dict[str, str]) -> list[
     row |= {key: text(member.settings[key]) for key in sweep.keys if key not in OWN_COLUMNS}
     row |= {"workers": member.workers, "seed": seed, "run": member.identity, "status": DONE, "reason": ""}
     record = None if member.config is None else _record(out, member)
-    reason = member.refusal or reasons.get(member.identity, "") or _judged(record)
+    reason = member.refusal or reasons.get(member.identity, "") or _judged(member, record)
     if record is None:
         return [row | {"status": FAILED if reason else MISSING, "reason": reason} | dict.fromkeys(HISTORY)]
     row |= {"status": FAILED if reason else DONE, "reason": reason}

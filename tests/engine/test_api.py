@@ -12,7 +12,7 @@ from mpi4py import MPI
 from resumption import common_directory
 
 import goco_mpi
-from goco_mpi import InputError, RunError, minimize, train
+from goco_mpi import InputError, RunConfig, RunError, minimize, train
 from goco_mpi.engine import setting_up
 from goco_mpi.engine.session import Session
 from goco_mpi.record import read_run
@@ -95,6 +95,10 @@ def test_train_writes_a_record_that_replays(tmp_path: Path) -> None:
 def test_bad_input_is_raised_on_every_rank() -> None:
     with pytest.raises(InputError, match=r"method.kind must be one of"):
         train({"method": {"kind": "magic"}})
+    with pytest.raises(InputError, match=r"rounds must be between 1 and .* Got 0"):
+        train(RunConfig(rounds=0))  # put together by hand, and nobody has checked it
+    with pytest.raises(InputError, match=r"config must be the path of an experiment file, its tables, or a RunConfig"):
+        train(42)  # type: ignore[arg-type]
     with pytest.raises(RunError, match="diverged"):
         train({**EXPERIMENT, "rounds": 10_000, "step": {"kind": "constant", "size": 1e6}})
 

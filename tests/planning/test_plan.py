@@ -275,3 +275,13 @@ def test_a_plan_says_what_replication_gains_by_how_different_the_shards_are():
     assert "with two holders a shard by 2.2e+02 %" in sorted_[0]
     assert "so alike that replication makes little difference" in mixed[0]
     assert unknown == []
+
+
+def test_a_refused_candidate_says_which_rule_it_breaks():
+    data = {"source": "synthetic", "n_samples": 100, "n_features": 3, "shards": 4, "batch_size": 5}
+    config = parse_config({"rounds": 3, "data": data, "objective": {"kind": "least_squares"}})
+    reasons = {found.choice.kind: found.reason for found in Planner(config, 2).plan().candidates}
+    assert reasons["table_newton"] == (
+        "data.batch_size is not sound with method.kind = 'table_newton', which reads the curvature off differences of "
+        "gradients"
+    )
