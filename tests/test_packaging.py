@@ -15,10 +15,9 @@ import goco_mpi
 
 ROOT = Path(__file__).resolve().parent.parent
 CONDA = ROOT / "packaging" / "conda" / "recipe.yaml"
+VARIANTS = CONDA.with_name("variants.yaml")
 SPACK = ROOT / "packaging" / "spack" / "spack_repo" / "goco" / "packages" / "py_goco_mpi" / "package.py"
 APPTAINER = ROOT / "packaging" / "apptainer" / "goco.def"
-ELSEWHERE = {"msgspec": "msgspec-python"}
-"""What conda-forge calls differently."""
 
 
 def setup() -> configparser.ConfigParser:
@@ -29,8 +28,12 @@ def setup() -> configparser.ConfigParser:
 
 def required() -> dict[str, str]:
     """Return the least version of each requirement of setup.cfg."""
-    lines = setup()["options"]["install_requires"].split("\n")
-    return dict(re.fullmatch(r"(\S+) >= (\S+)", line).groups() for line in lines if line)  # type: ignore[union-attr]
+    return least(setup()["options"]["install_requires"])
+
+
+def least(lines: str) -> dict[str, str]:
+    """Return the least version of each requirement."""
+    return {name: version for line in lines.split("\n") if line for name, version in [line.split(" >= ")]}
 
 
 def test_the_versions_are_one() -> None:
@@ -47,24 +50,29 @@ def test_conda_requires_what_setup_requires() -> None:
     run = re.search(r"\n  run:\n(.*?)\n\n", CONDA.read_text(), re.DOTALL)
     assert run is not None
     found = dict(re.findall(r"- (\S+) >=(\S+)", run[1]))
-    assert found == {ELSEWHERE.get(name, name): version for name, version in required().items()}
+    assert found == required()
+
+
+def test_conda_s_variants_are_the_pythons_of_setup_and_all_the_recipe_asks_for() -> None:
+    found = dict(re.findall(r"^(\w+):\n((?: .*\n)+)", VARIANTS.read_text(), re.MULTILINE))
+    pythons = re.findall(r"Python :: (3\.\d+)$", setup()["metadata"]["classifiers"], re.MULTILINE)
+    assert re.findall(r'^  - "(.*)"$', found["python"], re.MULTILINE) == pythons
+    for language in re.findall(r'stdlib\("(\w+)"\)', CONDA.read_text()):  # no default: rattler-build stops without
+        assert {f"{language}_stdlib", f"{language}_stdlib_version"} <= set(found)
 
 
 def test_spack_requires_what_setup_requires() -> None:
     (package,) = (node for node in ast.parse(SPACK.read_text()).body if isinstance(node, ast.ClassDef))
     assert package.name == "PyGocoMpi"
-    calls = [node for node in ast.walk(package) if isinstance(node, ast.Call)]
-    named = [
-        ast.literal_eval(call.args[0])
-        for call in calls
-        if isinstance(call.func, ast.Name)
-        and call.func.id == "depends_on"
-        and not any(k.arg == "when" for k in call.keywords)
-    ]
-    found = dict(re.fullmatch(r"(?:py-)?([a-z0-9-]+)@([0-9.]+):", name).groups() for name in named if "@" in name)  # type: ignore[union-attr]
-    assert found.pop("python") == setup()["options"]["python_requires"].removeprefix(">=")
-    assert found.pop("setuptools") == "69"
-    assert found == required()
+    found: dict[str | None, dict[str, str]] = {None: {}, "+report": {}}
+    for call in (node for node in ast.walk(package) if isinstance(node, ast.Call)):
+        if isinstance(call.func, ast.Name) and call.func.id == "depends_on":
+            when = {k.arg: ast.literal_eval(k.value) for k in call.keywords}.get("when")
+            if known := re.fullmatch(r"(?:py-)?([a-z0-9-]+)@([0-9.]+):", ast.literal_eval(call.args[0])):
+                found[when][known[1]] = known[2]
+    assert found[None].pop("python") == setup()["options"]["python_requires"].removeprefix(">=")
+    assert found[None].pop("setuptools") == "69"
+    assert found == {None: required(), "+report": least(setup()["options.extras_require"]["report"])}
 
 
 def test_the_image_is_made_of_what_setup_needs() -> None:
@@ -74,6 +82,12 @@ def test_the_image_is_made_of_what_setup_needs() -> None:
     assert all((ROOT / name).exists() for name in copied)
     (extras,) = re.findall(r"'/source\[(.*)\]'", text)
     assert set(extras.split(",")) <= set(setup()["options.extras_require"])
+
+
+@pytest.mark.parametrize("path", [CONDA, SPACK, APPTAINER], ids=lambda path: path.name)
+def test_a_build_without_the_kernels_is_seen(path: Path) -> None:
+    (name,) = re.findall(r'Extension\(\s+"(\S+)"', (ROOT / "setup.py").read_text())
+    assert name in path.read_text(), "They are optional to setup.py, so pip is content without them."
 
 
 @pytest.mark.parametrize("section", ["post", "runscript", "test", "environment"])
