@@ -144,8 +144,7 @@ def commands_page() -> str:
     for name, command in subcommands(parser).items():
         if command.description or name in _helped(parser):
             lines += ["", f"## `goco {name}`", "", _helped(parser)[name] + ".", "", *_help(command)]
-    lines += ["", "Exit codes: 0 done, 1 the run failed and said why, 2 bad input, above 2 a rank died.", ""]
-    return "\n".join(lines)
+    return "\n".join(lines) + "\n"
 
 
 def subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:

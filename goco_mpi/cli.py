@@ -36,7 +36,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
-        prog="goco", description="Decentralized learning with gradient coding that does not wait for the slowest node."
+        prog="goco",
+        description="Decentralized learning with gradient coding that does not wait for the slowest node.",
+        epilog="Exit codes: 0 done, 1 the run failed and said why, 2 bad input, above 2 a rank died.",
     )
     parser.add_argument("--version", action="version", version=f"goco {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -52,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     )
     run.set_defaults(command="run")
 
-    simulate = commands.add_parser("simulate", help="the same experiment in one process, without MPI")
+    simulate = commands.add_parser("simulate", help="compute the same experiment in one process, without MPI")
     _add_experiment(simulate)
     simulate.add_argument("--workers", type=int, default=8, metavar="N", help="number of workers (default 8)")
     simulate.add_argument(
@@ -62,7 +64,7 @@ def parser() -> argparse.ArgumentParser:
 
     _add_shard(commands.add_parser("shard", help="write data into a shard store, of which each rank reads its part"))
 
-    sweep = commands.add_parser("sweep", help="all members of a grid of experiments, resumably, into one table")
+    sweep = commands.add_parser("sweep", help="run a grid of experiments into one table, going on where it was")
     sweep.add_argument("sweep", metavar="SWEEP.toml")
     sweep.add_argument("--out", type=Path, metavar="DIR", help="directory (default runs/SWEEP)")
     sweep.add_argument("--jobs", type=int, metavar="N", help="simulations at a time (default: one a core)")
@@ -109,16 +111,18 @@ def parser() -> argparse.ArgumentParser:
     report.set_defaults(command="report")
 
     watch = commands.add_parser("watch", help="follow a running job: pace, slow and silent ranks, loss, time left")
-    watch.add_argument("run", type=Path, metavar="RUN_DIR", help="where its record will be")
+    watch.add_argument("run", type=Path, metavar="RUN_DIR", help="the run directory that the job will write")
     watch.add_argument("--once", action="store_true", help="say in one line where it is, and end")
     watch.set_defaults(command="watch")
 
-    calibrate = commands.add_parser("calibrate", help="how well simulated seconds predict recorded runs, rank by rank")
+    calibrate = commands.add_parser(
+        "calibrate", help="say how well simulated seconds predict recorded runs, rank by rank"
+    )
     calibrate.add_argument("runs", nargs="+", type=Path, metavar="RUN_DIR")
     calibrate.set_defaults(command="calibrate")
 
     plan = commands.add_parser(
-        "plan", help="which method, replication, graph and deadlines: simulates candidates in time"
+        "plan", help="say which method, replication, graph and deadlines to run, by simulating candidates"
     )
     plan.add_argument("source", type=Path, metavar="RUN_DIR|EXPERIMENT.toml", help="a recorded run, or one with [cost]")
     plan.add_argument("--nodes", type=int, metavar="N", help="number of ranks (default: the run's; of an experiment 8)")
@@ -136,7 +140,7 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--peers", action="store_true", help="also measure torch's gloo and disropt, installed once")
     bench.add_argument("--peers-dir", type=Path, metavar="DIR", help="where (default ~/.cache/goco_mpi/peers)")
     bench.add_argument("--mpiexec", metavar="COMMAND", help="launcher (default: the one beside this Python)")
-    bench.add_argument("--json", action="store_true", help="one JSON object a figure, each on a line of its own")
+    bench.add_argument("--json", action="store_true", help="print one JSON object per figure, each on its own line")
     bench.add_argument("--strict", action="store_true", help="exit code 1 if a bound is missed")
     bench.set_defaults(command="bench")
 
@@ -151,12 +155,14 @@ def parser() -> argparse.ArgumentParser:
     completion.add_argument("shell", choices=["bash", "zsh"])
     completion.set_defaults(command="completion")
 
-    info = commands.add_parser("info", help="MPI library, launcher, ranks, cores, threads, versions; is the job fit?")
+    info = commands.add_parser(
+        "info", help="show MPI library, launcher, ranks, cores, threads, versions; is the job fit?"
+    )
     info.add_argument(
         "--check", action="store_true", help="also examine nodes, clocks, network and directory; exit code 1 if not fit"
     )
     info.add_argument("--out", type=Path, metavar="DIR", help="with --check: run directory (default below runs/)")
-    info.add_argument("--ranks", type=int, metavar="N", help="with --check: how many there ought to be")
+    info.add_argument("--ranks", type=int, metavar="N", help="with --check: how many ranks there should be")
     info.set_defaults(command="info")
     return parser
 
@@ -174,7 +180,7 @@ def _add_experiment(parser: argparse.ArgumentParser) -> None:
 def _add_shard(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="INPUT", help="whatever data.source may be: a file, a set, a generator")
     parser.add_argument("out", metavar="OUT", type=Path, help="directory: use it as data.source")
-    parser.add_argument("--shards", type=int, required=True, metavar="M")
+    parser.add_argument("--shards", type=int, required=True, metavar="M", help="how many")
     parser.add_argument("--partition", metavar="KIND", help="iid (default), by_label, in_order, dirichlet or by_column")
     parser.add_argument("--alpha", type=float, metavar="A", help="of dirichlet")
     parser.add_argument("--partition-column", metavar="NAME", help="of by_column: what tells sites or users apart")
@@ -214,9 +220,13 @@ def _add_jobscript(parser: argparse.ArgumentParser) -> None:
         "--chain", type=int, default=1, metavar="K", help="K jobs one after the other, each resuming the last"
     )
     parser.add_argument("--requeue", action="store_true", help="start again after the failure of a node or a rank")
-    parser.add_argument("--container", nargs=2, metavar=("apptainer", "IMAGE"), help="run goco of an image")
+    parser.add_argument("--container", nargs=2, metavar=("apptainer", "IMAGE"), help="run the goco of an image")
     parser.add_argument("--prologue", default="", metavar="FILE", help="what the job sources first: modules and such")
     parser.add_argument(
-        "--directive", action="append", default=[], metavar="OPTION", help="of the scheduler, as --directive=-x"
+        "--directive",
+        action="append",
+        default=[],
+        metavar="OPTION",
+        help="one more option of the scheduler, as --directive=-x",
     )
     parser.set_defaults(command="jobscript")
