@@ -138,7 +138,7 @@ def commands_page() -> str:
     lines = ["# The command line", "", *_help(parser)]
     commands = subcommands(parser)
     for name, purpose in _purposes(parser).items():
-        lines += ["", f"## `goco {name}`", "", purpose + ".", "", *_help(commands[name])]
+        lines += ["", f"## `goco {name}`", "", f"{purpose[0].upper()}{purpose[1:]}.", "", *_help(commands[name])]
     return "\n".join(lines) + "\n"
 
 

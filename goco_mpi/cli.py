@@ -156,7 +156,7 @@ def parser() -> argparse.ArgumentParser:
     completion.set_defaults(command="completion")
 
     info = commands.add_parser(
-        "info", help="show MPI library, launcher, ranks, cores, threads, versions; is the job fit?"
+        "info", help="show MPI library, launcher, ranks, cores, versions; with --check whether the job is fit"
     )
     info.add_argument(
         "--check", action="store_true", help="also examine nodes, clocks, network and directory; exit code 1 if not fit"
