@@ -1,4 +1,4 @@
-"""What the documentation site has beyond the pages of this directory: mkdocs calls the functions ``on_*``.
+"""What the documentation site has beyond the pages of this directory; mkdocs calls the functions ``on_*``.
 
 The README and others of the repository's own pages become pages of the site, and the reference of the experiment file
 and of the command line is made from `goco_mpi.schema` and `goco_mpi.cli`: neither is written twice.
@@ -60,7 +60,7 @@ class Key:
 def sections() -> Iterator[tuple[str, str, list[Key]]]:
     """Go through the tables of the experiment file: name, what it is about, keys. The top level is named ''."""
     hints = get_type_hints(schema.RunConfig)
-    tables = {name: kind for name, kind in hints.items() if issubclass_(kind, schema.Section)}
+    tables = {name: kind for name, kind in hints.items() if isinstance(kind, type) and issubclass(kind, schema.Section)}
     for name, section in {"": schema.RunConfig, **tables}.items():
         texts = attribute_docstrings(section)
         keys = [
@@ -69,11 +69,6 @@ def sections() -> Iterator[tuple[str, str, list[Key]]]:
             if name or field.name not in tables
         ]
         yield name, inspect.getdoc(section) or "", keys
-
-
-def issubclass_(kind: Any, parent: type) -> bool:
-    """Return whether something is a class, and derived from another."""
-    return isinstance(kind, type) and issubclass(kind, parent)
 
 
 def attribute_docstrings(section: type) -> dict[str, str]:
@@ -141,11 +136,10 @@ def commands_page() -> str:
     """Return the reference of the command line: what ``goco COMMAND --help`` prints."""
     parser = cli.parser()
     lines = ["# The command line", "", *_help(parser)]
-    for name, command in subcommands(parser).items():
-        if command.description or name in _helped(parser):
-            lines += ["", f"## `goco {name}`", "", _helped(parser)[name] + ".", "", *_help(command)]
-    lines += ["", "Exit codes: 0 done, 1 the run failed and said why, 2 bad input, above 2 a rank died.", ""]
-    return "\n".join(lines)
+    commands = subcommands(parser)
+    for name, purpose in _purposes(parser).items():
+        lines += ["", f"## `goco {name}`", "", f"{purpose[0].upper()}{purpose[1:]}.", "", *_help(commands[name])]
+    return "\n".join(lines) + "\n"
 
 
 def subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
@@ -154,7 +148,8 @@ def subcommands(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentP
     return dict(commands.choices)
 
 
-def _helped(parser: argparse.ArgumentParser) -> dict[str, str]:
+def _purposes(parser: argparse.ArgumentParser) -> dict[str, str]:
+    """Return what each command is for; those that are for goco itself do not say, and are left out."""
     (commands,) = (action for action in parser._actions if isinstance(action, argparse._SubParsersAction))
     return {action.dest: action.help or "" for action in commands._choices_actions}
 
@@ -220,7 +215,7 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 
 
 def on_post_page(output: str, *, page: Page, config: MkDocsConfig) -> str:
-    """Warn of what a page would fetch from elsewhere: readers may be offline, and are nobody's business."""
+    """Warn of what a page would fetch from elsewhere: readers may be offline, and what they read is their own."""
     for address in re.findall(
         r"<(?:script|img|iframe|link(?=[^>]*stylesheet))[^>]*(?:src|href)=[\"']?((?:https?:)?//[^\"' >]+)", output
     ):

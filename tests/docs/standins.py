@@ -18,7 +18,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 LARGEST = int(os.environ.get("GOCO_DOCS_LARGEST", "3"))
 ROUNDS = int(os.environ.get("GOCO_DOCS_ROUNDS", "40"))
-REAL = {"goco": [sys.executable, "-m", "goco_mpi"]}
 
 
 def smaller(words: list[str], largest: int, *options: str) -> list[str]:
@@ -43,7 +42,7 @@ def goco(words: list[str]) -> None:
     """Run goco."""
     words = smaller(words, LARGEST, "--ranks", *(["--nodes"] if words[:1] == ["plan"] else []))
     words = [re.sub(r"(?<=^data.n_samples=)\d+$", "800", fewer_rounds(word)) for word in words]
-    replace([*REAL["goco"], *smaller(words, 8, "--workers")])
+    replace([sys.executable, "-m", "goco_mpi", *smaller(words, 8, "--workers")])
 
 
 def goco_on_a_cluster(words: list[str]) -> None:

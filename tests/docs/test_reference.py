@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import sys
+import tomllib
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from markdown_blocks import PAGES, ROOT
@@ -20,8 +22,6 @@ def load() -> ModuleType:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    import sys
-
     sys.modules["hooks"] = module  # where dataclasses look
     spec.loader.exec_module(module)
     return module
@@ -53,8 +53,6 @@ def test_the_reference_has_all_keys_of_all_sections() -> None:
 
 
 def test_a_default_in_the_reference_is_what_the_key_is_left_out_for() -> None:
-    import tomllib
-
     for section, _, keys in hooks.sections():
         for key in keys:
             if key.default and f"{section}.{key.name}" not in ("topology.edges",):
@@ -127,8 +125,6 @@ def anchors(page: Path) -> set[str]:
 
 
 def test_a_page_that_fetches_from_elsewhere_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    from types import SimpleNamespace
-
     page = SimpleNamespace(file=SimpleNamespace(src_uri="index.md"))
     hooks.on_post_page('<script src="assets/a.js"></script><a href="https://x.org">x</a>', page=page, config=None)
     assert not caplog.records
