@@ -72,10 +72,10 @@ def directory_of(out: Path) -> Path:
 
     Examples
     --------
-    >>> directory_of(Path("runs/a")).as_posix()
-    'runs/a.status'
+    >>> directory_of(Path("/runs/mine"))
+    PosixPath('/runs/mine.status')
     """
-    return out.with_name(out.name + ".status")
+    return Path(f"{out.absolute()}.status")  # absolute: "." has no name to put anything behind
 
 
 def period_s(n_ranks: int) -> float:

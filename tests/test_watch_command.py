@@ -73,8 +73,20 @@ def test_a_finished_run_is_told_as_when_it_ended(recorded: Path, capsys: pytest.
         assert capsys.readouterr().out.splitlines()[-1] == f"record in {recorded}"
 
 
-def test_a_run_that_is_none_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["watch", str(tmp_path / "nowhere")]) == 2
+def test_a_run_is_found_from_its_own_directory(
+    recorded: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(recorded)
+    assert main(["watch", "."]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "record in ."
+
+
+@pytest.mark.parametrize("name", ["nowhere", ".", "..", "/", ""])
+def test_a_run_that_is_none_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["watch", name]) == 2
     said = capsys.readouterr().err
     assert said.startswith("goco: ")
     assert said.count("\n") == 1
