@@ -61,10 +61,13 @@ class JobStatus:
         ``n_ranks``, ``rounds``, ``method``, ``source``, ``period_s``.
     ranks : dict of int to RankStatus
         Those that have said something.
+    begun_s : float
+        When it began, by the file system's clock: its record will be younger.
     """
 
     job: dict[str, Any]
     ranks: dict[int, RankStatus]
+    begun_s: float
 
 
 def directory_of(out: Path) -> Path:
@@ -163,15 +166,16 @@ def write(directory: Path, rank: int, line: bytes) -> None:
 def read(directory: Path) -> JobStatus | None:
     """Return what is known of a job; None where there is none."""
     try:
-        job = json.loads((directory / _JOB).read_text())
+        with (directory / _JOB).open() as file:
+            job, begun_s = json.load(file), os.fstat(file.fileno()).st_mtime
         if job.get("schema_version") != SCHEMA_VERSION:
             return None
         found = {}
         for rank in range(int(job["n_ranks"])):
-            with contextlib.suppress(FileNotFoundError), (directory / f"rank{rank}").open("rb") as file:
-                said = decode(file.read(SIZE + 1))
+            with contextlib.suppress(FileNotFoundError), (directory / f"rank{rank}").open("rb") as line:
+                said = decode(line.read(SIZE + 1))
                 if said is not None:
-                    found[rank] = RankStatus(rank, said, os.fstat(file.fileno()).st_mtime)
+                    found[rank] = RankStatus(rank, said, os.fstat(line.fileno()).st_mtime)
     except (OSError, ValueError, KeyError, AttributeError):
         return None
-    return JobStatus(job, found)
+    return JobStatus(job, found, begun_s)

@@ -34,10 +34,10 @@ def rank(number: int, heard_s: float = 0.5, **said: Any) -> RankStatus:
     return RankStatus(number, {**usual, **said}, NOW - heard_s)
 
 
-def job(*ranks: RankStatus, n_ranks: int = 4, rounds: int = 500) -> JobStatus:
+def job(*ranks: RankStatus, n_ranks: int = 4, **changes: Any) -> JobStatus:
     """Return a job of which some ranks have said something."""
-    document = {"n_ranks": n_ranks, "rounds": rounds, "method": "goco", "source": "digits", "period_s": 1.0}
-    return JobStatus(document, {one.rank: one for one in ranks})
+    document = {"n_ranks": n_ranks, "rounds": 500, "method": "goco", "source": "digits", "period_s": 1.0, **changes}
+    return JobStatus(document, {one.rank: one for one in ranks}, NOW - 10.0)
 
 
 def all_fine(**said: Any) -> list[RankStatus]:
@@ -99,7 +99,7 @@ def test_all_are_silent_where_nothing_was_written_for_long() -> None:
 
 
 def test_large_jobs_write_seldom_and_are_not_silent_between() -> None:
-    large = JobStatus({**job().job, "period_s": 20.0}, {one.rank: one for one in all_fine()[:3]} | {3: rank(3, 90.0)})
+    large = job(*all_fine()[:3], rank(3, 90.0), period_s=20.0)
     assert {one.state for one in view(large, None, NOW).ranks} == {"running"}
 
 
