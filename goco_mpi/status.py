@@ -58,7 +58,8 @@ class JobStatus:
     Attributes
     ----------
     job : dict
-        ``n_ranks``, ``rounds``, ``method``, ``source``, ``period_s``.
+        ``n_ranks``, ``rounds``, ``first_rounds`` (of each rank: after a resumption not 0), ``method``, ``source``,
+        ``period_s``.
     ranks : dict of int to RankStatus
         Those that have said something.
     begun_s : float

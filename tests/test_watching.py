@@ -68,6 +68,19 @@ def test_rates_are_since_the_look_before() -> None:
     assert view(before, before, NOW).rounds_per_s == 10.0
 
 
+def test_what_a_run_went_on_from_was_not_done_since_its_start() -> None:
+    resumed = all_fine(round=5100, gradients=4000, wait_s=300.0)
+    seen = view(job(*resumed, rounds=6000, first_rounds=[5000] * 4), None, NOW)
+    assert (seen.rounds_per_s, seen.left_s) == (10.0, 90.0)
+    # How many gradients there were by then it does not say: known from the next look on.
+    assert math.isnan(seen.ranks[0].gradients_per_s)
+    assert math.isnan(seen.ranks[0].waiting)
+    assert not any(one.slow for one in seen.ranks)
+    later = job(*all_fine(round=5120, gradients=4016, wait_s=300.5, noted_s=12.0, up_s=12.0))
+    seen = view(later, job(*resumed, first_rounds=[5000] * 4), NOW)
+    assert (seen.rounds_per_s, seen.ranks[0].gradients_per_s, seen.ranks[0].waiting) == (10.0, 8.0, 0.25)
+
+
 def test_a_rank_that_finishes_few_gradients_is_slow_though_it_keeps_up_with_the_rounds() -> None:
     seen = view(job(*all_fine()[:3], rank(3, gradients=20)), None, NOW)
     assert [one.slow for one in seen.ranks] == [False, False, False, True]
