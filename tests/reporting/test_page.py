@@ -276,6 +276,17 @@ def test_the_command_prints_its_table_and_where_the_page_is(
 
 
 @pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("option", ["--png", "--timeline", "--reference"])
+def test_what_a_simulation_has_no_seconds_for_is_refused_beside_its_page_too(
+    simulated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    value = simulated if option == "--reference" else tmp_path / "other"
+    assert main(["report", str(simulated), "--html", str(tmp_path / "page.html"), option, str(value)]) == 2
+    assert "is a simulation, in which no time passes" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_a_place_that_cannot_be_written_is_one_line_and_an_earlier_page_stays(
     recorded: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
