@@ -26,7 +26,9 @@ from goco_mpi.schema import RunConfig
 Array = NDArray[np.float64]
 
 PIECES = 240
-"""Pieces that a run's time is cut into, to say who did what when."""
+"""Pieces that a run is cut into, to say who did what when."""
+SAMPLES = 8
+"""Where times are known, each piece is cut into as many again: what is shorter than a piece is seen, too."""
 
 
 @dataclass(eq=False)
@@ -169,7 +171,7 @@ class Account:
             return None
         if self.timeline is None:
             return activity.by_round(self.events, self.neighbors, self.ages, PIECES)
-        return activity.by_time(self.timeline, self.events, self.neighbors, self.ages, PIECES)
+        return activity.by_time(self.timeline, self.events, self.neighbors, self.ages, PIECES * SAMPLES)
 
     @cached_property
     def gradient_s(self) -> Array:

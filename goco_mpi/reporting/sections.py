@@ -94,7 +94,13 @@ def activity(run: Account, place: int) -> Section:
             )
             if share >= LASTING
         ]
-        caption = "What each rank mostly did. " + (
+        stacked = found.timed and run.n_ranks <= pictures.NAMED
+        caption = (
+            "What each rank did; where a column covers several things, each has its share of the height. "
+            if stacked
+            else "What each rank mostly did. "
+        )
+        caption += (
             f"Slow: a gradient that took more than {SLOW:g} times the usual. Skipped: most neighbours mixed without "
             "its vector of the round. Suspected, the stripe: most neighbours had stopped waiting for it."
             if found.timed
