@@ -217,14 +217,13 @@ class Account:
         if (dissimilarity := result.get("gradient_dissimilarity")) is not None:
             facts["dissimilarity"] = dissimilarity
         if self.timed and all({"compute_s", "wait_s", "wall_s"} <= row.keys() for row in self.record.ranks):
-            rows = [row for row in self.record.ranks if row["wall_s"] > 0.0]
-            facts["waiting"] = float(np.median([row["wait_s"] / row["wall_s"] for row in rows]))
-            facts["computing"] = float(np.median([row["compute_s"] / row["wall_s"] for row in rows]))
+            facts["waiting"] = table.per_second(self.record, "wait_s")
+            facts["computing"] = table.per_second(self.record, "compute_s")
             rounds = history["round"][-1] - history["round"][0]
             facts["seconds_a_round"] = float((history["wall_s"][-1] - history["wall_s"][0]) / max(rounds, 1.0))
             facts["slow"] = self._slow()
-            gradients = sum(row.get("gradients", 0.0) for row in rows)
-            late = sum(row.get("late_gradients", 0.0) + row.get("partial_gradients", 0.0) for row in rows)
+            gradients = sum(row.get("gradients", 0.0) for row in self.record.ranks)
+            late = sum(row.get("late_gradients", 0.0) + row.get("partial_gradients", 0.0) for row in self.record.ranks)
             facts["late_share"] = late / max(late + gradients, 1.0)
             on_node, cores = self.environment.get("ranks_on_node"), self.environment.get("cores")
             facts["crowded"] = bool(on_node and cores and any(n > c for n, c in zip(on_node, cores, strict=False)))

@@ -175,7 +175,7 @@ def graph(run: Account, name: str) -> str:
     def fill(axes: Axes) -> None:
         from matplotlib.collections import LineCollection
 
-        ends = np.array(topology.edges[:: -(-len(topology.edges) // EDGES) or 1]).reshape(-1, 2)
+        ends = np.array(topology.edges[:: -(-len(topology.edges) // EDGES) or 1], dtype=np.intp).reshape(-1, 2)
         lines = np.stack([np.stack([x[ends[:, k]], y[ends[:, k]]], axis=1) for k in (0, 1)], axis=1)
         axes.add_collection(
             LineCollection(list(lines), colors=INK, alpha=0.3 if len(ends) < 200 else 0.08, linewidths=0.8)

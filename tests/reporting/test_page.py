@@ -236,6 +236,24 @@ def test_an_old_record_says_what_it_lacks(recorded: Path, tmp_path: Path) -> Non
     assert "no_such_key" in said
 
 
+def test_a_worker_alone_has_a_graph_without_edges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "experiment.toml").write_text(EXPERIMENT)
+    words = ["simulate", str(tmp_path / "experiment.toml"), "--out", str(tmp_path / "alone"), "--quiet"]
+    assert main([*words, "--workers", "1", "--set", "rounds=4"]) == 0
+    assert "<svg" in pictures.graph(account.read(tmp_path / "alone"), "alone")
+    leave_undrawn(monkeypatch)
+    assert "0 neighbours each" in page(tmp_path, tmp_path / "alone").said()
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.filterwarnings("error")
+def test_a_run_that_stopped_before_its_first_round_has_a_page(tmp_path: Path) -> None:
+    (tmp_path / "experiment.toml").write_text(EXPERIMENT)
+    words = ["simulate", str(tmp_path / "experiment.toml"), "--out", str(tmp_path / "at_once"), "--quiet", "--time"]
+    assert main([*words, "--workers", "2", "--set", "stop.target_loss=100"]) == 0
+    assert "Where the time went is not known" in page(tmp_path, tmp_path / "at_once").said()
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_deaths_are_told_and_what_went_with_them(recorded: Path, tmp_path: Path) -> None:
     bereft = copy(recorded, tmp_path)

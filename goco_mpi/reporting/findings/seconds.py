@@ -17,7 +17,7 @@ def seconds(facts: Facts) -> list[Finding]:
             Finding(
                 "unknown",
                 "Where the time went is not known",
-                "No time passes in a simulation in rounds.",
+                "No time passed, as in a simulation in rounds, or the record does not say what it went into.",
                 ("`goco simulate --time` for seconds by a cost model, or a real run",),
             )
         ]
