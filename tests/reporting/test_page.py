@@ -255,6 +255,17 @@ def test_a_run_that_stopped_before_its_first_round_has_a_page(tmp_path: Path) ->
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_with_a_master_nobody_gossips(tmp_path: Path) -> None:
+    (tmp_path / "experiment.toml").write_text(EXPERIMENT)
+    words = ["simulate", str(tmp_path / "experiment.toml"), "--out", str(tmp_path / "central"), "--quiet"]
+    settings = ["method.kind=gradient_coding", "placement.kind=cyclic", "placement.replication=2"]
+    assert main([*words, "--workers", "4", *[word for one in settings for word in ("--set", one)]]) == 0
+    said = page(tmp_path, tmp_path / "central").said()
+    assert "Who works for the master, rank 0: star" in said
+    assert "gossips with" not in said
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_deaths_are_told_and_what_went_with_them(recorded: Path, tmp_path: Path) -> None:
     bereft = copy(recorded, tmp_path)
     (bereft / "events.npz").unlink()

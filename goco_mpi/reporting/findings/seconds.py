@@ -97,6 +97,8 @@ def _against_waiting(facts: Facts) -> tuple[str, ...]:
             'gossip, which skips who is late: `method.kind = "goco"`, `"push_pull"` or `"table_newton"`',
             "`goco plan RUN`: what that gains here",
         )
+    if facts.method == "sgc":
+        return ("a shorter deadline: a smaller `deadline.compute_factor`, or seconds in `deadline.compute_s`",)
     if facts.exchange == "central":
         return (
             "a code that tolerates more stragglers: a higher `placement.replication`",
