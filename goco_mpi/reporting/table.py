@@ -6,17 +6,14 @@ Reads records only and never computes a result anew.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from goco_mpi import terminal
 from goco_mpi.errors import InputError
 from goco_mpi.record import RunRecord
-
-WIDTH = 120
-"""Columns of a table in a log or a pipe."""
 
 
 def time_to_gap(run: RunRecord, gap: float) -> float | None:
@@ -57,7 +54,6 @@ def print_table(runs: Sequence[RunRecord], reference: RunRecord | None, gap: flo
     InputError
         If a run was simulated: it has no wall time.
     """
-    from rich.console import Console
     from rich.table import Table
 
     for run in [*runs, *([reference] if reference else [])]:
@@ -93,8 +89,7 @@ def print_table(runs: Sequence[RunRecord], reference: RunRecord | None, gap: flo
             _figure(result["suboptimality"], "{:.1e}"),
             "-" if result["test_accuracy"] is None else f"{100 * result['test_accuracy']:.1f} %",
         )
-    # Where there is no terminal there is no width to fit into either.
-    console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
+    console = terminal.console()
     console.print(table)
     if reference is not None:
         own, full = per_second(runs[0], "rounds"), per_second(reference, "rounds")

@@ -110,7 +110,7 @@ def test_names_of_runs_are_whole_where_there_is_no_terminal(
 ) -> None:
     # In a log or a pipe there is no width to fit into, and cut names tell runs apart no more.
     monkeypatch.delenv("COLUMNS", raising=False)
-    names = ["uncoded_with_replication_two", "uncoded_with_replication_three"]
+    names = ["uncoded_with_replication_two", "uncoded_with_replication_three", "uncoded_with[red]_brackets"]
     table.print_table([record(name) for name in names], None, 0.01)
     text = capsys.readouterr().out
     for name in names:
