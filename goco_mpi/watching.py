@@ -40,7 +40,8 @@ class RankView:
     rounds_per_s, gradients_per_s, waiting : float
         Since the look before, and since its start at the first; NaN where not known, as the last two at a first look
         at a run that went on from a checkpoint: what had been done by then is only known in rounds.
-    late, missed : int
+    late : int
+        Gradients that were.
     silent_s : float
         Since it was heard of.
     in_round_s : float
@@ -58,7 +59,6 @@ class RankView:
     gradients_per_s: float
     waiting: float
     late: int
-    missed: int
     silent_s: float
     in_round_s: float
     suspected_by: int
@@ -160,7 +160,7 @@ def _rank(
 ) -> RankView:
     nan = math.nan
     if now is None:
-        return RankView(rank, "", "not heard of", -1, nan, nan, nan, 0, 0, nan, 0.0, suspected_by)
+        return RankView(rank, "", "not heard of", -1, nan, nan, nan, 0, nan, 0.0, suspected_by)
     said = now.said
     ended, silent_s = said["state"] == "ended", max(reference_s - now.time_s, 0.0)
     done_before = nan if first_round else 0.0
@@ -184,7 +184,6 @@ def _rank(
         gradients_per_s=rate("gradients"),
         waiting=min(max(rate("wait_s"), 0.0), 1.0),
         late=int(said["late"]),
-        missed=int(said["missed"]),
         silent_s=silent_s,
         in_round_s=in_round_s if not ended and in_round_s > max(STUCK_S, STUCK_ROUNDS * usual_s) else 0.0,
         suspected_by=suspected_by,

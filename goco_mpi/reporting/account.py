@@ -251,8 +251,6 @@ class Account:
             facts["spectral_gap"] = self.spectral_gap
         if config.step.kind == "auto" and self.result.get("step_size"):
             facts["curvature"] = config.step.scale / self.result["step_size"]
-        if self.age_shares is not None:
-            facts["stale_share"] = 1.0 - float(self.age_shares[0][0])
         return facts
 
     def _slow(self) -> dict[int, float]:
