@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -112,10 +111,12 @@ def begin(directory: Path, job: dict[str, Any]) -> list[Path]:
 
 
 def end(directory: Path, around: Sequence[Path] = ()) -> None:
-    """Remove the directory of a job that has ended, and those made for it if there is nothing else in them."""
+    """Remove what a job has written that has ended, and the directories made for it if nothing else is in them."""
     with contextlib.suppress(OSError):
         (directory / _JOB).unlink(missing_ok=True)  # the first: what is half removed is no job
-    shutil.rmtree(directory, ignore_errors=True)
+        for file in (directory / f".{_JOB}", *directory.glob("rank[0-9]*")):
+            file.unlink(missing_ok=True)
+        directory.rmdir()
     with contextlib.suppress(OSError):
         for parent in around:
             parent.rmdir()
