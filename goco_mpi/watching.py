@@ -229,6 +229,13 @@ def line(seen: View) -> str:
 
 
 def _pace(seen: View) -> list[str]:
+    """Return how fast it goes and for how long it will, or why it does not go."""
+    states = {rank.state for rank in seen.ranks}
+    if "running" not in states and "silent" in states:
+        silent_s = min(rank.silent_s for rank in seen.ranks if rank.state == "silent")
+        return [f"nothing heard for {duration(silent_s)}: the job may be dead"]
+    if "running" not in states and "ended" in states:
+        return ["the rounds are over"]
     if math.isnan(seen.rounds_per_s):
         return ["no round yet"]
     left = [] if math.isnan(seen.left_s) else [f"about {duration(seen.left_s)} left"]

@@ -109,6 +109,15 @@ def test_all_are_silent_where_nothing_was_written_for_long() -> None:
     seen = view(job(*all_fine()), None, NOW + 300.0)
     assert {one.state for one in seen.ranks} == {"silent"}
     assert "0 of 4 ranks running" in line(seen)
+    # Of what is dead it is not known how long it will take.
+    assert "nothing heard for 5 min 0 s: the job may be dead" in line(seen)
+    assert "left" not in line(seen)
+    assert "rounds/s," not in shown(seen)
+
+
+def test_a_run_that_stopped_early_has_no_time_left() -> None:
+    seen = view(job(*all_fine(state="ended")), None, NOW)
+    assert line(seen).startswith("round 100 of 500, the rounds are over, ")
 
 
 def test_large_jobs_write_seldom_and_are_not_silent_between() -> None:
