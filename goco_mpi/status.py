@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,13 +57,17 @@ class JobStatus:
     Attributes
     ----------
     job : dict
-        ``n_ranks``, ``rounds``, ``method``, ``source``, ``period_s``.
+        ``n_ranks``, ``rounds``, ``first_rounds`` (of each rank: after a resumption not 0), ``method``, ``source``,
+        ``period_s``.
     ranks : dict of int to RankStatus
         Those that have said something.
+    begun_s : float
+        When it began, by the file system's clock: its record will be younger.
     """
 
     job: dict[str, Any]
     ranks: dict[int, RankStatus]
+    begun_s: float
 
 
 def directory_of(out: Path) -> Path:
@@ -72,10 +75,10 @@ def directory_of(out: Path) -> Path:
 
     Examples
     --------
-    >>> directory_of(Path("runs/a")).as_posix()
-    'runs/a.status'
+    >>> directory_of(Path("/runs/mine"))
+    PosixPath('/runs/mine.status')
     """
-    return out.with_name(out.name + ".status")
+    return Path(f"{out.absolute()}.status")  # absolute: "." has no name to put anything behind
 
 
 def period_s(n_ranks: int) -> float:
@@ -108,10 +111,12 @@ def begin(directory: Path, job: dict[str, Any]) -> list[Path]:
 
 
 def end(directory: Path, around: Sequence[Path] = ()) -> None:
-    """Remove the directory of a job that has ended, and those made for it if there is nothing else in them."""
+    """Remove what a job has written that has ended, and the directories made for it if nothing else is in them."""
     with contextlib.suppress(OSError):
         (directory / _JOB).unlink(missing_ok=True)  # the first: what is half removed is no job
-    shutil.rmtree(directory, ignore_errors=True)
+        for file in (directory / f".{_JOB}", *directory.glob("rank[0-9]*")):
+            file.unlink(missing_ok=True)
+        directory.rmdir()
     with contextlib.suppress(OSError):
         for parent in around:
             parent.rmdir()
@@ -163,15 +168,16 @@ def write(directory: Path, rank: int, line: bytes) -> None:
 def read(directory: Path) -> JobStatus | None:
     """Return what is known of a job; None where there is none."""
     try:
-        job = json.loads((directory / _JOB).read_text())
+        with (directory / _JOB).open() as file:
+            job, begun_s = json.load(file), os.fstat(file.fileno()).st_mtime
         if job.get("schema_version") != SCHEMA_VERSION:
             return None
         found = {}
         for rank in range(int(job["n_ranks"])):
-            with contextlib.suppress(FileNotFoundError), (directory / f"rank{rank}").open("rb") as file:
-                said = decode(file.read(SIZE + 1))
+            with contextlib.suppress(FileNotFoundError), (directory / f"rank{rank}").open("rb") as line:
+                said = decode(line.read(SIZE + 1))
                 if said is not None:
-                    found[rank] = RankStatus(rank, said, os.fstat(file.fileno()).st_mtime)
+                    found[rank] = RankStatus(rank, said, os.fstat(line.fileno()).st_mtime)
     except (OSError, ValueError, KeyError, AttributeError):
         return None
-    return JobStatus(job, found)
+    return JobStatus(job, found, begun_s)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,8 +38,10 @@ class RankView:
         ``running``, ``ended``, ``silent``, or ``not heard of``.
     round : int
     rounds_per_s, gradients_per_s, waiting : float
-        Since the look before, and since its start at the first; NaN where not known.
-    late, missed : int
+        Since the look before, and since its start at the first; NaN where not known, as the last two at a first look
+        at a run that went on from a checkpoint: what had been done by then is only known in rounds.
+    late : int
+        Gradients that were.
     silent_s : float
         Since it was heard of.
     in_round_s : float
@@ -57,7 +59,6 @@ class RankView:
     gradients_per_s: float
     waiting: float
     late: int
-    missed: int
     silent_s: float
     in_round_s: float
     suspected_by: int
@@ -127,9 +128,9 @@ def view(now: JobStatus, before: JobStatus | None, time_s: float) -> View:
     limit_s = max(SILENT_PERIODS * float(now.job.get("period_s", 1.0)), LEAST_SILENT_S)
     reference = time_s if time_s - newest > limit_s else newest
     found = []
-    for rank in range(n_ranks):
+    for rank, first_round in enumerate(now.job.get("first_rounds", [0] * n_ranks)):
         earlier = None if before is None else before.ranks.get(rank)
-        found.append(_rank(rank, now.ranks.get(rank), earlier, reference, limit_s, suspects.count(rank)))
+        found.append(_rank(rank, now.ranks.get(rank), earlier, first_round, reference, limit_s, suspects.count(rank)))
     found = _with_slow(found)
     running = [rank for rank in found if rank.state == "running"] or [rank for rank in found if rank.round >= 0]
     round_ = round(float(np.median([rank.round for rank in running]))) if running else 0
@@ -149,14 +150,21 @@ def view(now: JobStatus, before: JobStatus | None, time_s: float) -> View:
 
 
 def _rank(
-    rank: int, now: RankStatus | None, before: RankStatus | None, reference_s: float, limit_s: float, suspected_by: int
+    rank: int,
+    now: RankStatus | None,
+    before: RankStatus | None,
+    first_round: int,
+    reference_s: float,
+    limit_s: float,
+    suspected_by: int,
 ) -> RankView:
     nan = math.nan
     if now is None:
-        return RankView(rank, "", "not heard of", -1, nan, nan, nan, 0, 0, nan, 0.0, suspected_by)
+        return RankView(rank, "", "not heard of", -1, nan, nan, nan, 0, nan, 0.0, suspected_by)
     said = now.said
     ended, silent_s = said["state"] == "ended", max(reference_s - now.time_s, 0.0)
-    then: dict[str, Any] = {"round": 0, "steps": 0, "gradients": 0, "wait_s": 0.0, "noted_s": 0.0}
+    done_before = nan if first_round else 0.0
+    then: dict[str, Any] = {"round": first_round, "gradients": done_before, "wait_s": done_before, "noted_s": 0.0}
     if before is not None and said["noted_s"] > before.said["noted_s"]:
         then = before.said
     passed = said["noted_s"] - then["noted_s"]
@@ -176,7 +184,6 @@ def _rank(
         gradients_per_s=rate("gradients"),
         waiting=min(max(rate("wait_s"), 0.0), 1.0),
         late=int(said["late"]),
-        missed=int(said["missed"]),
         silent_s=silent_s,
         in_round_s=in_round_s if not ended and in_round_s > max(STUCK_S, STUCK_ROUNDS * usual_s) else 0.0,
         suspected_by=suspected_by,
@@ -187,10 +194,7 @@ def _with_slow(ranks: Sequence[RankView]) -> list[RankView]:
     """Return the ranks with those marked that finish few gradients: rounds they may go through without any."""
     rates = [rank.gradients_per_s for rank in ranks if rank.state == "running" and not math.isnan(rank.gradients_per_s)]
     usual = float(np.median(rates)) if rates else math.nan
-    return [
-        RankView(**{**vars(rank), "slow": rank.state == "running" and rank.gradients_per_s < SLOW * usual})
-        for rank in ranks
-    ]
+    return [replace(rank, slow=rank.state == "running" and rank.gradients_per_s < SLOW * usual) for rank in ranks]
 
 
 def duration(seconds: float) -> str:
@@ -225,6 +229,13 @@ def line(seen: View) -> str:
 
 
 def _pace(seen: View) -> list[str]:
+    """Return how fast it goes and for how long it will, or why it does not go."""
+    states = {rank.state for rank in seen.ranks}
+    if "running" not in states and "silent" in states:
+        silent_s = min(rank.silent_s for rank in seen.ranks if rank.state == "silent")
+        return [f"nothing heard for {duration(silent_s)}: the job may be dead"]
+    if "running" not in states and "ended" in states:
+        return ["the rounds are over"]
     if math.isnan(seen.rounds_per_s):
         return ["no round yet"]
     left = [] if math.isnan(seen.left_s) else [f"about {duration(seen.left_s)} left"]

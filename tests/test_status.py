@@ -73,6 +73,16 @@ def test_a_new_job_finds_nothing_of_the_last_and_leaves_nothing_behind(tmp_path:
     assert status.read(directory) is None
 
 
+def test_a_directory_of_somebody_else_is_spared(tmp_path: Path) -> None:
+    directory = tmp_path / "run.status"
+    directory.mkdir()
+    (directory / "thesis.tex").write_text("years of work")
+    status.begin(directory, {"n_ranks": 2})
+    status.write(directory, 1, status.encode(SAID))
+    status.end(directory)
+    assert [path.name for path in directory.iterdir()] == ["thesis.tex"]
+
+
 def test_what_was_made_for_it_goes_with_it_unless_something_else_is_there(tmp_path: Path) -> None:
     directory = status.directory_of(tmp_path / "runs" / "deep" / "mine")
     around = status.begin(directory, {"n_ranks": 1})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -73,8 +74,20 @@ def test_a_finished_run_is_told_as_when_it_ended(recorded: Path, capsys: pytest.
         assert capsys.readouterr().out.splitlines()[-1] == f"record in {recorded}"
 
 
-def test_a_run_that_is_none_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["watch", str(tmp_path / "nowhere")]) == 2
+def test_a_run_is_found_from_its_own_directory(
+    recorded: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(recorded)
+    assert main(["watch", "."]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "record in ."
+
+
+@pytest.mark.parametrize("name", ["nowhere", ".", "..", "/", ""])
+def test_a_run_that_is_none_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["watch", name]) == 2
     said = capsys.readouterr().err
     assert said.startswith("goco: ")
     assert said.count("\n") == 1
@@ -106,6 +119,22 @@ def test_a_job_that_ends_without_a_result_is_told_as_such(
     monkeypatch.setattr(watch.time, "sleep", lambda seconds: status.end(directory))
     assert main(["watch", str(tmp_path / "run")]) == 1
     assert "ended without a result" in capsys.readouterr().out
+
+
+def test_a_record_that_is_there_before_its_job_has_ended_is_its_result(
+    recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(recorded, out)
+    directory = status.directory_of(out)
+    monkeypatch.setattr(watch, "ENDING_S", 0.0)
+    monkeypatch.setattr(watch.time, "sleep", lambda seconds: status.end(directory))
+    for age_s, code in ((10.0, 0), (-10.0, 1)):  # written after the job began, or by a job before
+        status.begin(directory, {"n_ranks": 2, "rounds": 50, "period_s": 1.0})
+        begun_s = (out / "run.json").stat().st_mtime - age_s
+        os.utime(directory / "job", (begun_s, begun_s))
+        assert main(["watch", str(out)]) == code
+        assert ("ended without a result" in capsys.readouterr().out) == bool(code)
 
 
 def test_telling_changes_nothing_of_what_is_computed(run_experiment: Callable[..., Path], recorded: Path) -> None:

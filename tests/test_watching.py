@@ -34,10 +34,10 @@ def rank(number: int, heard_s: float = 0.5, **said: Any) -> RankStatus:
     return RankStatus(number, {**usual, **said}, NOW - heard_s)
 
 
-def job(*ranks: RankStatus, n_ranks: int = 4, rounds: int = 500) -> JobStatus:
+def job(*ranks: RankStatus, n_ranks: int = 4, **changes: Any) -> JobStatus:
     """Return a job of which some ranks have said something."""
-    document = {"n_ranks": n_ranks, "rounds": rounds, "method": "goco", "source": "digits", "period_s": 1.0}
-    return JobStatus(document, {one.rank: one for one in ranks})
+    document = {"n_ranks": n_ranks, "rounds": 500, "method": "goco", "source": "digits", "period_s": 1.0, **changes}
+    return JobStatus(document, {one.rank: one for one in ranks}, NOW - 10.0)
 
 
 def all_fine(**said: Any) -> list[RankStatus]:
@@ -68,6 +68,19 @@ def test_rates_are_since_the_look_before() -> None:
     assert view(before, before, NOW).rounds_per_s == 10.0
 
 
+def test_what_a_run_went_on_from_was_not_done_since_its_start() -> None:
+    resumed = all_fine(round=5100, gradients=4000, wait_s=300.0)
+    seen = view(job(*resumed, rounds=6000, first_rounds=[5000] * 4), None, NOW)
+    assert (seen.rounds_per_s, seen.left_s) == (10.0, 90.0)
+    # How many gradients there were by then it does not say: known from the next look on.
+    assert math.isnan(seen.ranks[0].gradients_per_s)
+    assert math.isnan(seen.ranks[0].waiting)
+    assert not any(one.slow for one in seen.ranks)
+    later = job(*all_fine(round=5120, gradients=4016, wait_s=300.5, noted_s=12.0, up_s=12.0))
+    seen = view(later, job(*resumed, first_rounds=[5000] * 4), NOW)
+    assert (seen.rounds_per_s, seen.ranks[0].gradients_per_s, seen.ranks[0].waiting) == (10.0, 8.0, 0.25)
+
+
 def test_a_rank_that_finishes_few_gradients_is_slow_though_it_keeps_up_with_the_rounds() -> None:
     seen = view(job(*all_fine()[:3], rank(3, gradients=20)), None, NOW)
     assert [one.slow for one in seen.ranks] == [False, False, False, True]
@@ -96,10 +109,19 @@ def test_all_are_silent_where_nothing_was_written_for_long() -> None:
     seen = view(job(*all_fine()), None, NOW + 300.0)
     assert {one.state for one in seen.ranks} == {"silent"}
     assert "0 of 4 ranks running" in line(seen)
+    # Of what is dead it is not known how long it will take.
+    assert "nothing heard for 5 min 0 s: the job may be dead" in line(seen)
+    assert "left" not in line(seen)
+    assert "rounds/s," not in shown(seen)
+
+
+def test_a_run_that_stopped_early_has_no_time_left() -> None:
+    seen = view(job(*all_fine(state="ended")), None, NOW)
+    assert line(seen).startswith("round 100 of 500, the rounds are over, ")
 
 
 def test_large_jobs_write_seldom_and_are_not_silent_between() -> None:
-    large = JobStatus({**job().job, "period_s": 20.0}, {one.rank: one for one in all_fine()[:3]} | {3: rank(3, 90.0)})
+    large = job(*all_fine()[:3], rank(3, 90.0), period_s=20.0)
     assert {one.state for one in view(large, None, NOW).ranks} == {"running"}
 
 

@@ -155,9 +155,3 @@ def measure(member: Member, setup: Setup) -> Figure:
         raise RunError(f"{what} did not end within {setup.limit_s:g} s.") from None
     except subprocess.CalledProcessError as error:
         raise RunError(f"{what} failed with exit code {error.returncode}.") from None
-
-
-def default_mpiexec() -> str:
-    """Return the launcher beside this Python, where an MPI wheel put it, or the one on the path."""
-    beside = Path(sys.executable).with_name("mpiexec")
-    return str(beside) if beside.exists() else "mpiexec"

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from goco_mpi import terminal
 from goco_mpi.bench import peers as peer_programs
 from goco_mpi.bench.measuring import Figure, Member, Setup, measure
 from goco_mpi.bench.members import MEMBERS, ON_REQUEST
 from goco_mpi.errors import InputError
-
-WIDTH = 180
-"""Columns of a table in a log or a pipe."""
 
 
 def run(names: Sequence[str], setup: Setup, as_json: bool, peers: bool = False) -> bool:
@@ -50,7 +47,6 @@ def run(names: Sequence[str], setup: Setup, as_json: bool, peers: bool = False) 
 
 
 def _print_table(members: Sequence[Member], figures: Sequence[Figure]) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title="medians; a ratio is ours / raw limit, a peer's is theirs / ours", header_style="bold")
@@ -68,6 +64,4 @@ def _print_table(members: Sequence[Member], figures: Sequence[Figure]) -> None:
             "-" if found.bound is None else f"{'<=' if member.at_most else '>='} {found.bound:g}",
             "" if found.ok is None else ("ok" if found.ok else "missed"),
         )
-    # Where there is no terminal there is no width to fit into either.
-    console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
-    console.print(table)
+    terminal.console(width=180).print(table)

@@ -38,10 +38,8 @@ class Rivals:
         self._features, self._labels = problem.train.features, problem.train.targets
         self._objective, self._rows = problem.objective, problem.pooled_rows()
         self._targets = targets
-        self._least, self._start = (
-            problem.optimum(),
-            self._objective.loss(np.zeros(self._objective.n_params), self._rows),
-        )
+        self._least = problem.optimum()
+        self._start = self._objective.loss(np.zeros(self._objective.n_params), self._rows)
 
     def _reached(self, path: Sequence[tuple[float, Array]]) -> list[float]:
         """Return the seconds to each target, of points with their times; no set-up."""

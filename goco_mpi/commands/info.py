@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from goco_mpi import terminal
 from goco_mpi.errors import InputError
 
 if TYPE_CHECKING:
     from goco_mpi.doctor import Finding
     from goco_mpi.engine.session import Session
-
-WIDTH = 120
-"""Columns of a table in a log or a pipe."""
 
 
 def run(options: argparse.Namespace) -> int:
@@ -71,7 +68,6 @@ def _check(session: Session, options: argparse.Namespace) -> int:
 
 
 def _print(findings: list[Finding]) -> None:
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
@@ -81,8 +77,7 @@ def _print(findings: list[Finding]) -> None:
         table.add_column(title)
     for finding in findings:
         table.add_row(finding.what, Text(finding.found), Text(finding.level, style=style[finding.level]))
-    # Where there is no terminal there is no width to fit into either.
-    console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
+    console = terminal.console()
     console.print(table)
     for finding in findings:
         if finding.advice:

@@ -24,11 +24,12 @@ def run(options: argparse.Namespace) -> int:
         if options.set:
             raise InputError("--set changes an experiment file, and a recorded run is what it is. Give its experiment.")
         found = calibrate(read_run(options.source))
-        planner = Planner(found.config, options.nodes or found.n_workers, found.cost, options.gap, progress)
+        config, n_workers, cost = found.config, found.n_workers, found.cost
     else:
-        config = read_config(options.source, options.set)
-        planner = Planner(config, options.nodes or 8, None, options.gap, progress)
-    made = planner.plan()
+        config, n_workers, cost = read_config(options.source, options.set), 8, None
+    if options.nodes is not None:
+        n_workers = options.nodes
+    made = Planner(config, n_workers, cost, options.gap, progress).plan()
     if options.json:
         print(plan.to_json(made))
     else:

@@ -39,7 +39,7 @@ def _run_together(options: argparse.Namespace, session: Session, signals: StopSi
     config, out, beginning = prepared
     around = []
     if session.root and config.record.status:
-        around = status.begin(status.directory_of(out), _job(config, session.size))
+        around = status.begin(status.directory_of(out), _job(config, session.size, beginning))
     try:
         _train(options, session, signals, config, out, beginning)
     finally:
@@ -69,13 +69,14 @@ def _prepare(options: argparse.Namespace, n_ranks: int) -> tuple[RunConfig, Path
     return config, out, beginning
 
 
-def _job(config: RunConfig, n_ranks: int) -> dict[str, Any]:
+def _job(config: RunConfig, n_ranks: int, beginning: Beginning) -> dict[str, Any]:
     """Return what ``goco watch`` has to know of the run."""
     from goco_mpi import status
 
     return {
         "n_ranks": n_ranks,
         "rounds": config.rounds,
+        "first_rounds": beginning.sets[0].rounds if beginning.sets else [0] * n_ranks,
         "method": config.method.kind,
         "source": config.data.source,
         "period_s": status.period_s(n_ranks),

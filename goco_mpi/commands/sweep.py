@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 from pathlib import Path
 
+from goco_mpi.commands import launcher
 from goco_mpi.errors import RunError, check_range
 
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; return its exit code."""
-    from goco_mpi.bench.measuring import default_mpiexec
     from goco_mpi.sweeps.file import RESULTS, read_sweep
     from goco_mpi.sweeps.member import write_member
     from goco_mpi.sweeps.running import run_sweep
@@ -32,8 +31,7 @@ def run(options: argparse.Namespace) -> int:
         if not options.quiet:
             print(line, flush=True)
 
-    mpiexec = shlex.split(options.mpiexec or default_mpiexec())
-    n_failed = run_sweep(sweep, out, jobs, mpiexec, say, options.collect)
+    n_failed = run_sweep(sweep, out, jobs, launcher.words(options.mpiexec), say, options.collect)
     say(f"table in {out / RESULTS}; goco report {out} compares the variants")
     if n_failed:
         raise RunError(f"{n_failed} of {len(sweep.members)} members failed. Their reasons are in {out / RESULTS}.")

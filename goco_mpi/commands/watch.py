@@ -34,7 +34,6 @@ def run(options: argparse.Namespace) -> int:
                 "record.status = false. Name its directory, such as runs/experiment."
             )
         return _finished(out)
-    earlier = _changed_s(out)
     if options.once:
         _say(found, None)
         return 0
@@ -43,20 +42,20 @@ def run(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         return 0  # the job goes on
     deadline = time.monotonic() + ENDING_S
-    while _changed_s(out) == earlier and time.monotonic() < deadline:
+    while not (written := _has_result(out, found)) and time.monotonic() < deadline:
         time.sleep(0.1)
-    if _changed_s(out) == earlier:
+    if not written:
         print("The run ended without a result: its own output says why.")
         return 1
     return _finished(out)
 
 
-def _changed_s(out: Path) -> float | None:
-    """Return when the record was written; None where there is none."""
+def _has_result(out: Path, job: JobStatus) -> bool:
+    """Tell whether a job has written its record; one that was there before is older than the job."""
     try:
-        return (out / "run.json").stat().st_mtime
+        return (out / "run.json").stat().st_mtime >= job.begun_s
     except OSError:
-        return None
+        return False
 
 
 def _finished(out: Path) -> int:

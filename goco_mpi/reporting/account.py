@@ -26,7 +26,9 @@ from goco_mpi.schema import RunConfig
 Array = NDArray[np.float64]
 
 PIECES = 240
-"""Pieces that a run's time is cut into, to say who did what when."""
+"""Pieces that a run is cut into, to say who did what when."""
+SAMPLES = 8
+"""Where times are known, each piece is cut into as many again: what is shorter than a piece is seen, too."""
 
 
 @dataclass(eq=False)
@@ -169,7 +171,7 @@ class Account:
             return None
         if self.timeline is None:
             return activity.by_round(self.events, self.neighbors, self.ages, PIECES)
-        return activity.by_time(self.timeline, self.events, self.neighbors, self.ages, PIECES)
+        return activity.by_time(self.timeline, self.events, self.neighbors, self.ages, PIECES * SAMPLES)
 
     @cached_property
     def gradient_s(self) -> Array:
@@ -215,14 +217,13 @@ class Account:
         if (dissimilarity := result.get("gradient_dissimilarity")) is not None:
             facts["dissimilarity"] = dissimilarity
         if self.timed and all({"compute_s", "wait_s", "wall_s"} <= row.keys() for row in self.record.ranks):
-            rows = [row for row in self.record.ranks if row["wall_s"] > 0.0]
-            facts["waiting"] = float(np.median([row["wait_s"] / row["wall_s"] for row in rows]))
-            facts["computing"] = float(np.median([row["compute_s"] / row["wall_s"] for row in rows]))
+            facts["waiting"] = table.per_second(self.record, "wait_s")
+            facts["computing"] = table.per_second(self.record, "compute_s")
             rounds = history["round"][-1] - history["round"][0]
             facts["seconds_a_round"] = float((history["wall_s"][-1] - history["wall_s"][0]) / max(rounds, 1.0))
             facts["slow"] = self._slow()
-            gradients = sum(row.get("gradients", 0.0) for row in rows)
-            late = sum(row.get("late_gradients", 0.0) + row.get("partial_gradients", 0.0) for row in rows)
+            gradients = sum(row.get("gradients", 0.0) for row in self.record.ranks)
+            late = sum(row.get("late_gradients", 0.0) + row.get("partial_gradients", 0.0) for row in self.record.ranks)
             facts["late_share"] = late / max(late + gradients, 1.0)
             on_node, cores = self.environment.get("ranks_on_node"), self.environment.get("cores")
             facts["crowded"] = bool(on_node and cores and any(n > c for n, c in zip(on_node, cores, strict=False)))
@@ -250,8 +251,6 @@ class Account:
             facts["spectral_gap"] = self.spectral_gap
         if config.step.kind == "auto" and self.result.get("step_size"):
             facts["curvature"] = config.step.scale / self.result["step_size"]
-        if self.age_shares is not None:
-            facts["stale_share"] = 1.0 - float(self.age_shares[0][0])
         return facts
 
     def _slow(self) -> dict[int, float]:

@@ -108,8 +108,11 @@ def by_time(
     degrees = np.array([max(len(sources), 1) for sources in neighbors])[:, None]
     states[skipped / degrees >= MOST] = State.SKIPPED
     for rank, (seconds, begins, finishes) in enumerate(work):
-        for begin, finish in zip(begins[seconds > SLOW * usual], finishes[seconds > SLOW * usual], strict=True):
-            states[rank, (middles >= begin) & (middles <= finish)] = State.SLOW
+        slow = seconds > SLOW * usual
+        firsts = np.searchsorted(middles, begins[slow], side="left")
+        ends = np.searchsorted(middles, finishes[slow], side="right")
+        for first, past in zip(firsts, ends, strict=True):
+            states[rank, first:past] = State.SLOW
     for rank, table in enumerate(times):
         states[rank, middles > (table[-1, MIXED] if len(table) else -np.inf)] = State.GONE
     there = states != State.GONE

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from goco_mpi import terminal
 from goco_mpi.errors import InputError
 from goco_mpi.record import HISTORY, RunRecord, read_run
 from goco_mpi.sweeps.file import DONE, FAILED, OWN_COLUMNS, RESULTS
@@ -30,8 +30,6 @@ COSTS = {
     "shard_gradients": "shard gradients a rank",
 }
 """What a run costs: columns of its history, as a table calls them."""
-WIDTH = 120
-"""Columns of a table in a log or a pipe."""
 
 
 @dataclass(frozen=True)
@@ -211,7 +209,6 @@ def print_costs(variants: Sequence[Variant], targets: Sequence[float], best_of: 
     best_of : str, optional
         A key of which each variant gets, target by target, its `best` value.
     """
-    from rich.console import Console
     from rich.table import Table
 
     column = measure(variants)
@@ -231,8 +228,7 @@ def print_costs(variants: Sequence[Variant], targets: Sequence[float], best_of: 
             total = len(variant.histories) + variant.n_failed
             table.add_row("" if place else f"{target:g}", variant.label, *cells, f"{n_reached} of {total}")
         table.add_section()
-    # Where there is no terminal there is no width to fit into either.
-    console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
+    console = terminal.console()
     console.print(table)
     for word, numbers in (
         ("failed: they count as never there", [variant.n_failed for variant in variants]),

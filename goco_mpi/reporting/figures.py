@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from goco_mpi.errors import InputError
 from goco_mpi.reporting.comparison import History, Variant, measure, relative
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Array = NDArray[np.float64]
 
@@ -110,7 +113,7 @@ def draw(variants: Sequence[Variant], path: Path, title: str = "", floor: float 
             plt.close(figure)
 
 
-def _panel(axes: Any, variants: Sequence[Variant], against: str, column: str) -> None:
+def _panel(axes: Axes, variants: Sequence[Variant], against: str, column: str) -> None:
     title, unit = AGAINST[against]
     for place, variant in enumerate(variants):
         points, values = curves(variant.histories, against, column)

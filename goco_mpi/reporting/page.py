@@ -16,7 +16,7 @@ from goco_mpi.record import ASKED_TO_STOP
 from goco_mpi.reporting import sections, table
 from goco_mpi.reporting.account import Account, changed_keys
 from goco_mpi.reporting.findings import find
-from goco_mpi.reporting.svg import need_matplotlib, style
+from goco_mpi.reporting.svg import style
 
 if TYPE_CHECKING:
     from markupsafe import Markup
@@ -40,8 +40,8 @@ def build(runs: Sequence[Account], gap: float) -> str:
     InputError
         If what it is made with is not installed.
     """
-    need_matplotlib()
     try:
+        import matplotlib  # noqa: F401
         from jinja2 import Environment, PackageLoader, StrictUndefined
     except ImportError:
         raise InputError("--html needs matplotlib and jinja2: pip install 'goco-mpi[report]'.") from None

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from goco_mpi.reporting.account import Account
-from goco_mpi.reporting.activity import State
+from goco_mpi.reporting.account import SAMPLES, Account
+from goco_mpi.reporting.activity import Activity, State
 from goco_mpi.reporting.svg import HEIGHT, INK, SERIES, WIDTH, draw, style
 
 if TYPE_CHECKING:
@@ -39,12 +40,7 @@ def heat_map(run: Account, name: str, width: float = WIDE) -> str:
     assert found is not None
     n_ranks, n_colors = len(found.states), len(STATES) + 2
     colors = ["none", *(color for color, _ in STATES.values()), SUSPECTED[0]]
-    stripe = np.where(found.suspected, n_colors - 1, 0)
-    if n_ranks <= NAMED:
-        lines = [found.states] * 5 + [stripe] * 2 + [np.zeros_like(stripe)]
-        pixels = np.stack(lines, axis=1).reshape(len(lines) * n_ranks, -1)
-    else:
-        pixels = np.where(found.suspected, stripe, found.states)
+    pixels = map_pixels(found, n_colors - 1)
 
     def fill(axes: Axes) -> None:
         axes.imshow(
@@ -64,6 +60,33 @@ def heat_map(run: Account, name: str, width: float = WIDE) -> str:
         _label_ranks(axes, n_ranks)
 
     return draw(name, fill, width, min(0.75 + 0.26 * n_ranks, 5.5))
+
+
+def map_pixels(found: Activity, stripe: int) -> NDArray[np.int8]:
+    """Return the colours of the map, a column a piece.
+
+    Of few ranks each has several lines: a piece in which a rank did several things is divided among them as its time
+    was, the gravest at the bottom. Of many each has one, of what it mostly did.
+
+    Parameters
+    ----------
+    found : Activity
+    stripe : int
+        Colour of those who are suspected; the others are values of `State`.
+    """
+    n_ranks, samples = len(found.states), SAMPLES if found.timed else 1
+    suspected = np.where(found.suspected, stripe, 0).astype(np.int8)
+    states, stripes = (np.sort(rows.reshape(n_ranks, -1, samples), axis=2) for rows in (found.states, suspected))
+    if n_ranks > NAMED:
+        most = samples // 2
+        return np.where(stripes[:, :, most], stripes[:, :, most], states[:, :, most])
+    lines = [
+        np.repeat(states, 2 * SAMPLES // samples, axis=2),
+        np.repeat(stripes[:, :, ::-1], SAMPLES // samples, axis=2),
+        np.zeros((*states.shape[:2], SAMPLES // 2), np.int8),
+    ]
+    pixels = np.concatenate(lines, axis=2)
+    return pixels.swapaxes(1, 2).reshape(-1, pixels.shape[1])
 
 
 def _label_ranks(axes: Axes, n_ranks: int) -> None:
@@ -152,7 +175,7 @@ def graph(run: Account, name: str) -> str:
     def fill(axes: Axes) -> None:
         from matplotlib.collections import LineCollection
 
-        ends = np.array(topology.edges[:: -(-len(topology.edges) // EDGES) or 1]).reshape(-1, 2)
+        ends = np.array(topology.edges[:: -(-len(topology.edges) // EDGES) or 1], dtype=np.intp).reshape(-1, 2)
         lines = np.stack([np.stack([x[ends[:, k]], y[ends[:, k]]], axis=1) for k in (0, 1)], axis=1)
         axes.add_collection(
             LineCollection(list(lines), colors=INK, alpha=0.3 if len(ends) < 200 else 0.08, linewidths=0.8)

@@ -94,7 +94,13 @@ def activity(run: Account, place: int) -> Section:
             )
             if share >= LASTING
         ]
-        caption = "What each rank mostly did. " + (
+        stacked = found.timed and run.n_ranks <= pictures.NAMED
+        caption = (
+            "What each rank did; where a column covers several things, each has its share of the height. "
+            if stacked
+            else "What each rank mostly did. "
+        )
+        caption += (
             f"Slow: a gradient that took more than {SLOW:g} times the usual. Skipped: most neighbours mixed without "
             "its vector of the round. Suspected, the stripe: most neighbours had stopped waiting for it."
             if found.timed
@@ -122,9 +128,7 @@ def activity(run: Account, place: int) -> Section:
         low = int(np.nanargmin(rates))
         rank = int(run.record.ranks[low]["rank"])
         alt = f"From {np.nanmin(rates):.2f} (rank {rank}) to {np.nanmax(rates):.2f} gradients a round."
-        caption = (
-            "Completion rates: gradients that a rank finished, a round. Encoding weights make up for those below 1."
-        )
+        caption = "Completion rates: gradients that a rank finished, a round."
         figures.append(Shown(_markup(pictures.completion(run, f"completion-{place}")), caption + _stated(run), alt))
     else:
         figures.append(Shown(None, "Completion rates are not known: the run was simulated, or its record is older."))
@@ -132,17 +136,17 @@ def activity(run: Account, place: int) -> Section:
 
 
 def _stated(run: Account) -> str:
-    """Return where the weights had the rates from."""
+    """Return what the weights make of the rates, and where they had them from; empty where there are no weights."""
     if run.config is None or run.layout is None or run.exchange != "gossip":
         return ""
-    rates = run.config.method.rates
+    text, rates = " Encoding weights make up for those below 1.", run.config.method.rates
     if rates != "stated":
-        return f" The ranks told each other theirs (method.rates = {rates})."
+        return f"{text} The ranks told each other theirs (method.rates = {rates})."
     stated = run.layout.completion_rates
     if (stated == 1.0).all():
-        return " The weights of this run took all ranks to finish always."
+        return f"{text} The weights of this run took all ranks to finish always."
     low, high = f"{stated.min():.2g}", f"{stated.max():.2g}"
-    return f" The weights of this run were for stated rates of {low if low == high else f'{low} to {high}'}."
+    return f"{text} The weights of this run were for stated rates of {low if low == high else f'{low} to {high}'}."
 
 
 def ages(runs: Sequence[Account]) -> list[Shown]:
@@ -186,8 +190,9 @@ def _layout(run: Account, place: int) -> list[Shown]:
     else:
         alt = f"{run.config.topology.kind} of {run.n_ranks} ranks, {len(topology.edges)} edges."
         gap = "" if run.spectral_gap is None else f" Spectral gap {run.spectral_gap:.3g}: {_mixes(run.spectral_gap)}"
+        who = "Who gossips with whom" if run.exchange == "gossip" else "Who works for the master, rank 0"
         caption = (
-            f"Who gossips with whom: {run.config.topology.kind.replace('_', ' ')}, "
+            f"{who}: {run.config.topology.kind.replace('_', ' ')}, "
             f"{_range(topology.degrees, 'neighbour')} each, diameter {topology.diameter}.{gap}"
         )
         if np.isfinite(run.completion).any():

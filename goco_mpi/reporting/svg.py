@@ -11,7 +11,6 @@ import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from goco_mpi.errors import InputError
 from goco_mpi.reporting.figures import COLORS, STYLES
 
 if TYPE_CHECKING:
@@ -31,20 +30,6 @@ GROUP_ID = re.compile(r'<g id="[^"]*"')
 def style(place: int) -> dict[str, Any]:
     """Return how the run at a place of several is drawn."""
     return {"color": SERIES[place % len(SERIES)], "linestyle": STYLES[place // len(SERIES) % len(STYLES)]}
-
-
-def need_matplotlib() -> None:
-    """Make sure that figures can be drawn.
-
-    Raises
-    ------
-    InputError
-        If matplotlib is missing.
-    """
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        raise InputError("--html needs matplotlib and jinja2: pip install 'goco-mpi[report]'.") from None
 
 
 def draw(name: str, fill: Callable[[Axes], None], width: float = WIDTH, height: float = HEIGHT) -> str:

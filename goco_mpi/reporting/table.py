@@ -5,17 +5,15 @@ Reads records only and never computes a result anew.
 
 from __future__ import annotations
 
-import sys
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from goco_mpi import terminal
 from goco_mpi.errors import InputError
 from goco_mpi.record import RunRecord
-
-WIDTH = 120
-"""Columns of a table in a log or a pipe."""
 
 
 def time_to_gap(run: RunRecord, gap: float) -> float | None:
@@ -30,14 +28,13 @@ def rounds_to_gap(run: RunRecord, gap: float) -> int | None:
     return int(run.history["round"][reached[0]]) if reached.size else None
 
 
-def round_rate(run: RunRecord) -> float:
-    """Return the rounds per second of the median rank: of a fast one, when few are slow."""
-    return float(np.median([row["rounds"] / row["wall_s"] for row in run.ranks]))
+def per_second(run: RunRecord, column: str) -> float:
+    """Return a column of ``ranks.csv`` over the wall time, of the median rank: of a fast one, when few are slow.
 
-
-def waiting_share(run: RunRecord) -> float:
-    """Return the share of its time that the median rank spent waiting for others."""
-    return float(np.median([row["wait_s"] / row["wall_s"] for row in run.ranks]))
+    Of seconds, such as ``wait_s``, that is a share of its time. NaN if no time passed.
+    """
+    values = [row[column] / row["wall_s"] for row in run.ranks if row["wall_s"] > 0.0]
+    return float(np.median(values)) if values else math.nan
 
 
 def print_table(runs: Sequence[RunRecord], reference: RunRecord | None, gap: float) -> None:
@@ -57,7 +54,6 @@ def print_table(runs: Sequence[RunRecord], reference: RunRecord | None, gap: flo
     InputError
         If a run was simulated: it has no wall time.
     """
-    from rich.console import Console
     from rich.table import Table
 
     for run in [*runs, *([reference] if reference else [])]:
@@ -88,19 +84,19 @@ def print_table(runs: Sequence[RunRecord], reference: RunRecord | None, gap: flo
             "not reached" if seconds is None else f"{seconds:.2f} s",
             "-" if ratio is None else f"{ratio:.1f} x",
             "-" if rounds is None else str(rounds),
-            f"{round_rate(run):.1f}",
-            f"{100 * waiting_share(run):.0f} %",
+            _figure(per_second(run, "rounds"), "{:.1f}"),
+            _figure(100 * per_second(run, "wait_s"), "{:.0f} %"),
             _figure(result["suboptimality"], "{:.1e}"),
             "-" if result["test_accuracy"] is None else f"{100 * result['test_accuracy']:.1f} %",
         )
-    # Where there is no terminal there is no width to fit into either.
-    console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
+    console = terminal.console()
     console.print(table)
     if reference is not None:
-        share = round_rate(runs[0]) / round_rate(reference)
+        own, full = per_second(runs[0], "rounds"), per_second(reference, "rounds")
+        share = 100 * own / full if full > 0.0 else None
         console.print(
-            f"{label(runs[0])}: its fast ranks go through {round_rate(runs[0]):.1f} rounds a second, and through "
-            f"{round_rate(reference):.1f} when no rank is slow: {100 * share:.0f} % of full speed.",
+            f"{label(runs[0])}: its fast ranks go through {_figure(own, '{:.1f}')} rounds a second, and through "
+            f"{_figure(full, '{:.1f}')} when no rank is slow: {_figure(share, '{:.0f} %')} of full speed.",
             soft_wrap=True,
         )
 
@@ -111,7 +107,7 @@ def label(run: RunRecord) -> str:
 
 
 def _figure(value: float | None, form: str) -> str:
-    return "-" if value is None else form.format(value)
+    return "-" if value is None or math.isnan(value) else form.format(value)
 
 
 def draw(runs: Sequence[RunRecord], gap: float, path: Path) -> None:

@@ -215,7 +215,12 @@ def test_the_command_plans_an_experiment_and_prints_settings_that_can_be_used(tm
 
 @pytest.mark.parametrize(
     ("options", "rule"),
-    [(["--nodes", "1"], "several nodes"), (["--gap", "0"], "--gap must be"), (["--gap", "nan"], "--gap must be")],
+    [
+        (["--nodes", "1"], "several nodes"),
+        (["--nodes", "0"], "several nodes"),
+        (["--gap", "0"], "--gap must be"),
+        (["--gap", "nan"], "--gap must be"),
+    ],
 )
 def test_bad_options_are_refused(tmp_path, capsys, options, rule):
     (tmp_path / "e.toml").write_text(EXPERIMENT)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from goco_mpi.core.events import NONE, Events
-from goco_mpi.reporting.activity import State, by_round, by_time
+from goco_mpi.reporting import pictures
+from goco_mpi.reporting.account import SAMPLES
+from goco_mpi.reporting.activity import Activity, State, by_round, by_time
 from goco_mpi.reporting.ages import ages
 
 NEIGHBORS = [[1, 2], [0, 2], [0, 1]]
@@ -122,6 +124,32 @@ def test_by_rounds_who_finishes_few_gradients_is_slow_and_who_is_old_is_skipped(
         State.SKIPPED,
         State.WORKING,
     ]
+
+
+def test_what_is_shorter_than_a_column_of_the_map_has_its_share_of_the_height() -> None:
+    samples = np.full((2, 2 * SAMPLES), State.WORKING, dtype=np.int8)
+    suspected = np.zeros(samples.shape, dtype=bool)
+    samples[0, 3] = State.SLOW  # an eighth of the first column, in its middle
+    suspected[0, 2:4] = True
+    samples[1, SAMPLES:] = State.SLOW
+    found = Activity(np.arange(2.0 * SAMPLES + 1.0), samples, suspected, timed=True)
+    pixels = pictures.map_pixels(found, stripe=5)
+    first, second = np.split(pixels, 2)
+    assert (first[: 2 * SAMPLES, 0] == State.SLOW).mean() == 1 / SAMPLES
+    assert (first[2 * SAMPLES :, 0] == 5).sum() == 2
+    assert (first[: 2 * SAMPLES, 1] == State.WORKING).all()
+    assert (second[: 2 * SAMPLES] == [State.WORKING, State.SLOW]).all()
+
+
+def test_of_many_ranks_the_map_has_a_line_each_of_what_they_mostly_did() -> None:
+    n_ranks = pictures.NAMED + 1
+    samples = np.full((n_ranks, 2 * SAMPLES), State.WORKING, dtype=np.int8)
+    suspected = np.zeros(samples.shape, dtype=bool)
+    samples[3, :2], samples[4, :5], suspected[5, :5] = State.SLOW, State.SLOW, True
+    pixels = pictures.map_pixels(Activity(np.arange(2.0 * SAMPLES + 1.0), samples, suspected, timed=True), stripe=5)
+    assert pixels.shape == (n_ranks, 2)
+    assert pixels[3:6, 0].tolist() == [State.WORKING, State.SLOW, 5]
+    assert (pixels[:, 1] == State.WORKING).all()
 
 
 def test_a_run_of_no_step_has_an_activity_too() -> None:

@@ -182,6 +182,12 @@ def test_the_command_compares_a_sweep(sweep: Path, tmp_path: Path, capsys: pytes
     ("options", "word"),
     [
         (["--targets", "low"], "'low'"),
+        (["--targets", "nan"], "above 0"),
+        (["--targets", "1e-2,-1"], "above 0"),
+        (["--targets", ""], "''"),
+        (["--gap", "nan"], "--gap must be above 0 and below 1"),
+        (["--best", "step.scale", "--gap", "0"], "--gap must be above 0 and below 1"),
+        (["--figure", "loss.svg", "--floor", "-1"], "--floor"),
         (["--best", "seed"], "step.scale"),
         (["--figure", "loss.gif"], ".svg"),
         (["--png", "loss.png"], "one after the other"),
@@ -194,6 +200,14 @@ def test_wrong_options_are_one_line(
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert word in said
+
+
+@pytest.mark.parametrize("option", ["--title", "--floor"])
+def test_what_is_of_a_figure_is_refused_without_one(
+    sweep: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    assert main(["report", str(next((sweep / "runs").iterdir())), option, "0.1"]) == 2
+    assert "Add --figure" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("damage", ["", "round,loss\n1,2\n", "member,variant"])

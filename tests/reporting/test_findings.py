@@ -81,6 +81,8 @@ def test_an_allreduce_that_waits_is_told_of_gossip_and_gossip_with_deadlines_of_
     for changes, words in (
         ({"exchange": "allreduce", "method": "allreduce", "waits": True}, 'method.kind = "goco"'),
         ({"exchange": "central", "method": "gradient_coding"}, "placement.replication"),
+        ({"exchange": "central", "method": "gradient_coding"}, 'method.kind = "sgc"'),
+        ({"exchange": "central", "method": "sgc"}, "deadline.compute_factor"),
         ({"waits": True}, 'deadline.gossip_s = "auto"'),
         ({}, "deadline.gossip_factor"),
     ):

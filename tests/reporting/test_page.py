@@ -236,6 +236,35 @@ def test_an_old_record_says_what_it_lacks(recorded: Path, tmp_path: Path) -> Non
     assert "no_such_key" in said
 
 
+def test_a_worker_alone_has_a_graph_without_edges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "experiment.toml").write_text(EXPERIMENT)
+    words = ["simulate", str(tmp_path / "experiment.toml"), "--out", str(tmp_path / "alone"), "--quiet"]
+    assert main([*words, "--workers", "1", "--set", "rounds=4"]) == 0
+    assert "<svg" in pictures.graph(account.read(tmp_path / "alone"), "alone")
+    leave_undrawn(monkeypatch)
+    assert "0 neighbours each" in page(tmp_path, tmp_path / "alone").said()
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.filterwarnings("error")
+def test_a_run_that_stopped_before_its_first_round_has_a_page(tmp_path: Path) -> None:
+    (tmp_path / "experiment.toml").write_text(EXPERIMENT)
+    words = ["simulate", str(tmp_path / "experiment.toml"), "--out", str(tmp_path / "at_once"), "--quiet", "--time"]
+    assert main([*words, "--workers", "2", "--set", "stop.target_loss=100"]) == 0
+    assert "Where the time went is not known" in page(tmp_path, tmp_path / "at_once").said()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_with_a_master_nobody_gossips(tmp_path: Path) -> None:
+    (tmp_path / "experiment.toml").write_text(EXPERIMENT)
+    words = ["simulate", str(tmp_path / "experiment.toml"), "--out", str(tmp_path / "central"), "--quiet"]
+    settings = ["method.kind=gradient_coding", "placement.kind=cyclic", "placement.replication=2"]
+    assert main([*words, "--workers", "4", *[word for one in settings for word in ("--set", one)]]) == 0
+    said = page(tmp_path, tmp_path / "central").said()
+    assert "Who works for the master, rank 0: star" in said
+    assert "gossips with" not in said
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_deaths_are_told_and_what_went_with_them(recorded: Path, tmp_path: Path) -> None:
     bereft = copy(recorded, tmp_path)
@@ -273,6 +302,17 @@ def test_the_command_prints_its_table_and_where_the_page_is(
     assert main(["report", str(recorded), str(simulated), "--html", str(file)]) == 0
     assert capsys.readouterr().out == f"page in {file}\n"  # a simulation has no seconds to put into a table
     assert [path.name for path in file.parent.iterdir()] == ["page.html"]
+
+
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize("option", ["--png", "--timeline", "--reference"])
+def test_what_a_simulation_has_no_seconds_for_is_refused_beside_its_page_too(
+    simulated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    value = simulated if option == "--reference" else tmp_path / "other"
+    assert main(["report", str(simulated), "--html", str(tmp_path / "page.html"), option, str(value)]) == 2
+    assert "is a simulation, in which no time passes" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.usefixtures("undrawn")

@@ -68,8 +68,8 @@ def test_an_unknown_optimum_is_never_reached() -> None:
 def test_rates_are_of_the_median_rank() -> None:
     # One slow rank of five changes nothing.
     ranks = [(100.0, 2.0, 0.2)] * 4 + [(3.0, 2.0, 1.9)]
-    assert table.round_rate(record(ranks=ranks)) == 50.0
-    assert table.waiting_share(record(ranks=ranks)) == pytest.approx(0.1)
+    assert table.per_second(record(ranks=ranks), "rounds") == 50.0
+    assert table.per_second(record(ranks=ranks), "wait_s") == pytest.approx(0.1)
 
 
 def test_the_table_compares_with_the_first(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,12 +95,22 @@ def test_a_run_that_is_there_at_once_does_not_divide_by_zero(capsys: pytest.Capt
     assert "0.00 s" in capsys.readouterr().out
 
 
+def test_a_run_that_stopped_before_its_first_round_has_no_rates(capsys: pytest.CaptureFixture[str]) -> None:
+    at_once = record("at_once", [1.0], [0.0], [(0.0, 0.0, 0.0)] * 4)
+    interrupted = record("interrupted", [1.0], [0.0], [(0.0, 4.0, 0.0)] * 4)  # in its first round
+    table.print_table([record(), at_once], interrupted, 0.01)
+    printed = capsys.readouterr().out
+    assert "through 0.0 when no rank is slow: - of full speed" in printed
+    (row,) = [line for line in printed.splitlines() if line.startswith("│ at once")]
+    assert [cell.strip() for cell in row.split("│")[2:7]] == ["not reached", "-", "-", "-", "-"]
+
+
 def test_names_of_runs_are_whole_where_there_is_no_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # In a log or a pipe there is no width to fit into, and cut names tell runs apart no more.
     monkeypatch.delenv("COLUMNS", raising=False)
-    names = ["uncoded_with_replication_two", "uncoded_with_replication_three"]
+    names = ["uncoded_with_replication_two", "uncoded_with_replication_three", "uncoded_with[red]_brackets"]
     table.print_table([record(name) for name in names], None, 0.01)
     text = capsys.readouterr().out
     for name in names:

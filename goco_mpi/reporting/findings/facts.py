@@ -55,8 +55,6 @@ class Facts:
         Ranks whose gradients took more than `SLOW` times the median rank's, and how many times.
     late_share : float
         Part of all gradients that was dropped, or used in part only.
-    stale_share : float
-        Part of the neighbours' vectors that were not of the same round when it was mixed.
     crowded : bool
         Whether several ranks shared a core.
     rounds, values, spread : ndarray
@@ -84,7 +82,6 @@ class Facts:
     computing: float = math.nan
     slow: dict[int, float] = field(default_factory=dict)
     late_share: float = math.nan
-    stale_share: float = math.nan
     crowded: bool = False
     rounds: Array = field(default_factory=lambda: np.zeros(0))
     values: Array = field(default_factory=lambda: np.zeros(0))

@@ -17,7 +17,7 @@ def seconds(facts: Facts) -> list[Finding]:
             Finding(
                 "unknown",
                 "Where the time went is not known",
-                "No time passes in a simulation in rounds.",
+                "No time passed, as in a simulation in rounds, or the record does not say what it went into.",
                 ("`goco simulate --time` for seconds by a cost model, or a real run",),
             )
         ]
@@ -97,6 +97,8 @@ def _against_waiting(facts: Facts) -> tuple[str, ...]:
             'gossip, which skips who is late: `method.kind = "goco"`, `"push_pull"` or `"table_newton"`',
             "`goco plan RUN`: what that gains here",
         )
+    if facts.method == "sgc":
+        return ("a shorter deadline: a smaller `deadline.compute_factor`, or seconds in `deadline.compute_s`",)
     if facts.exchange == "central":
         return (
             "a code that tolerates more stragglers: a higher `placement.replication`",
