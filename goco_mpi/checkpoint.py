@@ -78,7 +78,8 @@ def directory_of(out: Path) -> Path:
     >>> directory_of(Path("runs/a")).as_posix()
     'runs/a.checkpoints'
     """
-    return out.with_name(out.name + ".checkpoints")
+    named = out if out.name else out.absolute()  # "." has no name to put anything behind
+    return named.with_name(named.name + ".checkpoints")
 
 
 class CheckpointFiles:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from goco_mpi import terminal
 from goco_mpi.calibration import Calibration, calibrate
 from goco_mpi.errors import InputError
 from goco_mpi.outcome import Rows
@@ -15,9 +15,6 @@ from goco_mpi.record import RunRecord
 from goco_mpi.timed import simulate_in_time
 
 Array = NDArray[np.float64]
-
-WIDTH = 120
-"""Columns of a table in a log or a pipe."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +72,6 @@ def _figures(ranks: Rows) -> dict[str, Array]:
 
 def print_prediction(name: str, found: Prediction) -> None:
     """Print one line a rank, and the largest errors."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(header_style="bold", title=f"{name}, recorded and simulated from its own costs", title_justify="left")
@@ -95,7 +91,7 @@ def print_prediction(name: str, found: Prediction) -> None:
             f"{recorded['gradients'][rank]:.0f}",
             f"{simulated['gradients'][rank]:.0f}",
         )
-    console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
+    console = terminal.console()
     console.print(table)
     parts = []
     for column, words in (("wall_s", "wall time"), ("rate", "round rate")):

@@ -40,7 +40,7 @@ class RankStatus:
     ----------
     rank : int
     said : dict
-        Host, round, steps, seconds and so on: see `goco_mpi.engine.telling`.
+        Host, round, gradients, seconds and so on: see `goco_mpi.engine.telling`.
     time_s : float
         When its file was written, by the file system's clock.
     """

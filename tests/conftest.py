@@ -175,10 +175,11 @@ def run_experiment(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
     (directory / "experiment.toml").write_text(request.module.EXPERIMENT)
     launcher = [*request.config.getoption("--goco-mpiexec").split(), "-n", str(request.module.N_RANKS)]
 
-    def run(name: str, *settings: str) -> Path:
+    def run(name: str, *settings: str, resume: bool = False) -> Path:
+        command = [sys.executable, "-m", "goco_mpi", "run", "experiment.toml", "--out", name, "--quiet"]
         words = [word for setting in settings for word in ("--set", setting)]
         done = subprocess.run(
-            [*launcher, sys.executable, "-m", "goco_mpi", "run", "experiment.toml", "--out", name, "--quiet", *words],
+            [*launcher, *command, *words, *(["--resume"] if resume else [])],
             cwd=directory,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
             capture_output=True,

@@ -49,9 +49,9 @@ def test_a_rank_that_jumps_over_its_round_works_it_out_in_the_next() -> None:
 
 def teller(directory: Path, **said: Any) -> tuple[Teller, Any]:
     """Return a teller that has started, and its loop."""
-    loop = SimpleNamespace(round=3, counts=SimpleNamespace(rounds=2, compute_s=0.5, wait_s=0.25))
+    loop = SimpleNamespace(round=3, counts=SimpleNamespace(wait_s=0.25))
     work = SimpleNamespace(n_whole=2, n_partial=1, n_late=4)
-    exchange = SimpleNamespace(counts=lambda: SimpleNamespace(missed=6), suspects=lambda: list(range(40)))
+    exchange = SimpleNamespace(suspects=lambda: list(range(40)))
     one = Teller(directory, 1, 2, "node1")
     one.start(loop, work, exchange, lambda params: float(params.sum()))  # type: ignore[arg-type]
     return one, loop
@@ -66,8 +66,8 @@ def test_the_end_is_said_with_the_last_numbers_and_the_thread_is_gone(tmp_path: 
     assert found is not None
     said = found.ranks[1].said
     assert said["state"] == "ended"
-    assert (said["round"], said["steps"], said["gradients"], said["late"], said["missed"]) == (3, 2, 3, 4, 6)
-    assert (said["loss"], said["loss_round"]) == (1.5, 4)
+    assert (said["round"], said["gradients"], said["late"]) == (3, 3, 4)
+    assert said["loss"] == 1.5
     assert said["suspects"] == list(range(status.MOST_SUSPECTS))
     assert threading.active_count() == before
     one.end()  # twice is safe
@@ -75,18 +75,16 @@ def test_the_end_is_said_with_the_last_numbers_and_the_thread_is_gone(tmp_path: 
 
 def test_the_longest_that_a_rank_can_say_fits(tmp_path: Path) -> None:
     status.begin(tmp_path / "s", {"n_ranks": 2})
-    loop = SimpleNamespace(round=2**40, counts=SimpleNamespace(rounds=2**40, compute_s=1e8 / 3, wait_s=1e8 / 3))
+    loop = SimpleNamespace(round=2**40, counts=SimpleNamespace(wait_s=1e8 / 3))
     work = SimpleNamespace(n_whole=2**40, n_partial=0, n_late=2**40)
-    exchange = SimpleNamespace(
-        counts=lambda: SimpleNamespace(missed=2**40), suspects=lambda: list(range(10**6, 10**6 + 40))
-    )
+    exchange = SimpleNamespace(suspects=lambda: list(range(10**6, 10**6 + 40)))
     one = Teller(tmp_path / "s", 1, 2, "n\u00f6de" * 40)
     one.start(loop, work, exchange, lambda params: -1.0 / 3.0e300)  # type: ignore[arg-type]
     one.after_round(2**41, np.zeros(1))
     one.end()
     found = status.read(tmp_path / "s")
     assert found is not None
-    assert found.ranks[1].said["missed"] == 2**40
+    assert found.ranks[1].said["late"] == 2**40
 
 
 def test_a_loss_that_is_not_finite_is_not_told(tmp_path: Path) -> None:
@@ -106,18 +104,16 @@ def test_a_note_that_is_being_made_is_not_written_in_part(tmp_path: Path) -> Non
     class Counts:
         """Lets the thread that writes have a look in the middle of a note."""
 
-        rounds, wait_s = 2, 0.25
-
         @property
-        def compute_s(self) -> float:
+        def wait_s(self) -> float:
             seen.append(dict(one._said))
-            return 0.5
+            return 0.25
 
     loop.counts = Counts()
     one.end()
     assert seen
     for said in seen:
-        assert {"round", "steps", "gradients", "late", "wait_s", "missed"} <= said.keys()  # `goco watch` needs them
+        assert {"round", "gradients", "late", "wait_s"} <= said.keys()  # `goco watch` needs them
 
 
 def test_a_node_without_the_directory_goes_on_unseen(tmp_path: Path) -> None:

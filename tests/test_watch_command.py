@@ -97,8 +97,8 @@ def test_a_run_that_is_none_is_one_line(
 def test_one_look_at_a_job_is_one_line_with_who_is_silent(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     directory = status.directory_of(tmp_path / "run")
     status.begin(directory, {"n_ranks": 2, "rounds": 50, "period_s": 1.0})
-    said = {"host": "n", "state": "running", "noted_s": 2.0, "up_s": 2.0, "round": 10, "steps": 10, "gradients": 9}
-    said |= {"late": 0, "compute_s": 1.0, "wait_s": 0.5, "missed": 0, "suspects": []}
+    said = {"host": "n", "state": "running", "noted_s": 2.0, "up_s": 2.0, "round": 10, "gradients": 9}
+    said |= {"late": 0, "wait_s": 0.5, "suspects": []}
     for rank in (0, 1):
         status.write(directory, rank, status.encode(said))
     now = (directory / "rank0").stat().st_mtime

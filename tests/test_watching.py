@@ -23,12 +23,9 @@ def rank(number: int, heard_s: float = 0.5, **said: Any) -> RankStatus:
         "noted_s": 10.0,
         "up_s": 10.2,
         "round": 100,
-        "steps": 100,
         "gradients": 100,
         "late": 0,
-        "compute_s": 7.0,
         "wait_s": 2.0,
-        "missed": 0,
         "suspects": [],
     }
     return RankStatus(number, {**usual, **said}, NOW - heard_s)
@@ -135,7 +132,7 @@ def test_a_rank_that_is_there_and_does_not_get_on_is_told_with_its_round() -> No
 
 
 def test_the_loss_is_the_sum_of_all_parts_or_not_known() -> None:
-    seen = view(job(*[rank(number, loss=0.25 * number, loss_round=64) for number in range(4)]), None, NOW)
+    seen = view(job(*[rank(number, loss=0.25 * number) for number in range(4)]), None, NOW)
     assert seen.loss == 1.5
     assert "loss about 1.5" in line(seen)
     seen = view(job(*[rank(number, loss=0.25) for number in range(3)], rank(3)), None, NOW)

@@ -19,6 +19,7 @@ from goco_mpi.engine.session import THREADS, Session
 from goco_mpi.engine.setting_up import RankRun
 from goco_mpi.errors import divergence
 from goco_mpi.outcome import Death, Outcome
+from goco_mpi.pairings import has_own_steps
 
 Array = NDArray[np.float64]
 
@@ -92,7 +93,7 @@ def _refuse_divergence(session: Session, run: RankRun, diverged: bool) -> None:
     diverged_in = session.comm.allgather(run.loop.round if diverged else None)
     rounds = [round_ for round_ in diverged_in if round_ is not None]
     if rounds:
-        step_size = run.schedule(run.loop.round) if run.layout.method.steps else None
+        step_size = None if has_own_steps(run.layout.config) else run.schedule(run.loop.round)
         raise session.agreed(divergence(min(rounds), step_size))
 
 

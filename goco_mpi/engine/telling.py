@@ -34,12 +34,9 @@ def seen(loop: RoundLoop, work: GradientWork, exchange: Exchange) -> dict[str, A
     """Return where a rank is: for its own thread, between two rounds."""
     return {
         "round": loop.round,
-        "steps": loop.counts.rounds,
         "gradients": work.n_whole + work.n_partial,
         "late": work.n_late,
-        "compute_s": round(loop.counts.compute_s, 3),
         "wait_s": round(loop.counts.wait_s, 3),
-        "missed": exchange.counts().missed,
         "suspects": exchange.suspects()[: status.MOST_SUSPECTS],
     }
 
@@ -124,7 +121,7 @@ class Teller:
             part = self._loss(params)
             now = time.perf_counter()
             self._clock.took(round_, now - before, (now - self._start_s) / max(round_ - self._first_round, 1))
-            self._told = {"loss": part, "loss_round": round_} if math.isfinite(part) else {}
+            self._told = {"loss": part} if math.isfinite(part) else {}
         if time.perf_counter() >= self._due_s:
             self._note("running")
 
@@ -152,18 +149,16 @@ class Teller:
 
     def _write_on(self) -> None:
         """Write until the end, in a thread of its own."""
-        number = 0
+        first = True
         while True:
             last = self._ended.is_set()
-            number += 1
-            line = status.encode(
-                {**self._said, "number": number, "up_s": round(time.perf_counter() - self._start_s, 3)}
-            )
+            line = status.encode({**self._said, "up_s": round(time.perf_counter() - self._start_s, 3)})
             try:
                 status.write(self._directory, self._rank, line)
             except OSError:
-                if number == 1:
+                if first:
                     return  # this node does not see the directory; the run goes on unseen
             if last:
                 return
+            first = False
             self._ended.wait(self._period_s)

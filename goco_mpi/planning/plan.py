@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from goco_mpi import terminal
 from goco_mpi.config import flat
 from goco_mpi.core import metrics
 
-WIDTH = 120
-"""Columns of a table in a log or a pipe."""
 FEW = 5
 """Rounds in which nothing is decided yet."""
 ALIKE = 0.1
@@ -202,7 +200,7 @@ def words(plan: Plan) -> list[str]:
     said = [_verdict(plan)]
     bound = "compute-bound, where replication is dear" if plan.message_share < LITTLE else "not compute-bound"
     said.append(
-        f"The messages of a round take {100 * plan.message_share:.2g} % of the time of a gradient without replication: "
+        f"The messages of a round take {_percent(plan.message_share)} of the time of a gradient without replication: "
         f"rounds are {bound}."
     )
     if plan.gradient_dissimilarity is not None:
@@ -251,18 +249,29 @@ def _differences(dissimilarity: float, n_shards: int, n_workers: int) -> str:
     meaning = (
         "they are so alike that replication makes little difference to them"
         if off(1) < ALIKE
-        else f"with two holders a shard by {100 * off(2):.2g} %, which is what replication gains"
+        else f"with two holders a shard by {_percent(off(2))}, which is what replication gains"
     )
     return (
         f"The shards' gradient dissimilarity at 0 is {dissimilarity:.2g}: with one holder a shard, ranks' gradients "
-        f"are off by about {100 * off(1):.2g} % of their mean; {meaning}."
+        f"are off by about {_percent(off(1))} of their mean; {meaning}."
     )
 
 
 def _survival(plan: Plan) -> str:
-    chances = ", ".join(f"{100 * p:.2g} % with {100 * rho:g} % dead" for rho, p in plan.loss_probability.items())
+    chances = ", ".join(f"{_percent(p)} with {100 * rho:g} % dead" for rho, p in plan.loss_probability.items())
     ranks = f"any {plan.survives} ranks" if plan.survives else "no rank"
     return f"The placement can lose {ranks} without losing a shard; at random, a shard is lost in {chances}."
+
+
+def _percent(share: float) -> str:
+    """Return a share in percent, to two digits or whole ones.
+
+    Examples
+    --------
+    >>> _percent(0.0123), _percent(2.6)
+    ('1.2 %', '260 %')
+    """
+    return f"{100 * share:.0f} %" if share >= 0.1 else f"{100 * share:.2g} %"
 
 
 def _time(candidate: Candidate) -> str:
@@ -279,7 +288,6 @@ def _gain(plan: Plan, other: Candidate) -> str:
 
 def print_plan(plan: Plan) -> None:
     """Print a table of all candidates, the plan in sentences, and its settings."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(
@@ -300,7 +308,7 @@ def print_plan(plan: Plan) -> None:
             found.reason,
             style="bold" if found is plan.best else None,
         )
-    console = Console() if sys.stdout.isatty() else Console(width=WIDTH)
+    console = terminal.console()
     console.print(table)
     for sentence in words(plan):
         console.print(sentence, soft_wrap=True, highlight=False)

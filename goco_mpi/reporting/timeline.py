@@ -44,14 +44,16 @@ def trace(run: RunRecord) -> dict[str, Any]:
     start = min((float(table[0, OFFERED]) for table in times if len(table)), default=0.0)
     start -= max((float(row["compute_s"]) / max(row["rounds"], 1.0) for row in run.ranks), default=0.0)
     hosts = run.run["environment"]["hosts"]
+    # Of a run that went on from a checkpoint the tables begin there, and its steps are counted on.
+    first_steps = [int(row["rounds"]) - len(table) for row, table in zip(run.ranks, times, strict=True)]
     found: list[dict[str, Any]] = [
         {"ph": "M", "name": "process_name", "pid": 0, "args": {"name": f"goco run {run.path.name}"}}
     ]
     for rank, table in enumerate(times):
         name = {"name": f"rank {rank} ({hosts[rank]})"}
         found.append({"ph": "M", "name": "thread_name", "pid": 0, "tid": rank, "args": name})
-        found.extend(_slices(rank, table, events[rank], topology.neighbors(rank), start))
-    found.extend(_arrows(times, events, topology, start))
+        found.extend(_slices(rank, table, events[rank], topology.neighbors(rank), first_steps[rank], start))
+    found.extend(_arrows(times, events, topology, first_steps, start))
     return {"traceEvents": found, "displayTimeUnit": "ms"}
 
 
@@ -72,7 +74,7 @@ def write(run: RunRecord, path: Path) -> None:
 
 
 def _slices(
-    rank: int, times: NDArray[np.float64], events: Events, neighbors: tuple[int, ...], start: float
+    rank: int, times: NDArray[np.float64], events: Events, neighbors: tuple[int, ...], first_step: int, start: float
 ) -> Iterator[dict[str, Any]]:
     """Yield what a rank did: compute up to the offer, wait, mix."""
     degree = len(neighbors)
@@ -82,7 +84,7 @@ def _slices(
         round_, point = int(events.rounds[step]), int(events.points[step])
         suspects = [j for j, suspect in zip(neighbors, row[3 + degree :], strict=True) if suspect]
         used = {str(j): int(s) for j, s in zip(neighbors, events.used[step], strict=True) if s != NONE}
-        details = {"round": round_, "step": step}
+        details = {"round": round_, "step": first_step + step}
         yield _slice("compute", rank, before, offered, start, {**details, "gradient taken at step": point})
         yield _slice("wait", rank, offered, waited, start, {**details, "suspects": suspects})
         yield _slice("mix", rank, waited, mixed, start, {**details, "steps used of ranks": used})
@@ -104,7 +106,11 @@ def _slice(name: str, rank: int, begin: float, end: float, start: float, details
 
 
 def _arrows(
-    times: list[NDArray[np.float64]], events: list[Events], topology: Topology, start: float
+    times: list[NDArray[np.float64]],
+    events: list[Events],
+    topology: Topology,
+    first_steps: list[int],
+    start: float,
 ) -> Iterator[dict[str, Any]]:
     """Yield an arrow for every vector that was mixed, from when it was offered to when it arrived."""
     number = 0
@@ -113,13 +119,14 @@ def _arrows(
         for step, row in enumerate(times[rank]):
             for place, source in enumerate(topology.neighbors(rank)):
                 sent = int(table.used[step, place])
-                # A vector that is mixed again, or the goodbye, which has no times, makes no arrow.
-                if sent in (NONE, last_used[source]) or sent >= len(times[source]):
+                # One that is mixed again makes no arrow, nor one without times: the goodbye, or of before a resumption.
+                row_sent = sent - first_steps[source]
+                if sent in (NONE, last_used[source]) or not 0 <= row_sent < len(times[source]):
                     continue
                 last_used[source] = sent
                 number += 1
                 arrow = {"name": "message", "cat": "message", "pid": 0, "id": number}
-                offered = _microseconds(float(times[source][sent, OFFERED]), start)
+                offered = _microseconds(float(times[source][row_sent, OFFERED]), start)
                 yield {**arrow, "ph": "s", "tid": source, "ts": offered}
                 yield {**arrow, "ph": "f", "bp": "e", "tid": rank, "ts": _microseconds(float(row[3 + place]), start)}
 

@@ -276,8 +276,8 @@ def test_a_plan_says_what_replication_gains_by_how_different_the_shards_are():
     sorted_, mixed, unknown = ([said for said in words(plan) if "dissimilarity" in said] for plan in found)
     # Two of 16 shards: 24 / 2 * 14 / 15; four: 24 / 4 * 12 / 15.
     assert "is 24: " in sorted_[0]
-    assert "off by about 3.3e+02 % of their mean" in sorted_[0]
-    assert "with two holders a shard by 2.2e+02 %" in sorted_[0]
+    assert "off by about 335 % of their mean" in sorted_[0]
+    assert "with two holders a shard by 219 %" in sorted_[0]
     assert "so alike that replication makes little difference" in mixed[0]
     assert unknown == []
 

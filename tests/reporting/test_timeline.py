@@ -165,6 +165,22 @@ def test_every_vector_that_was_mixed_is_one_arrow_from_its_sender(recorded: Path
         assert end["bp"] == "e"  # it ends in the slice around it, not at the next one
 
 
+def test_a_run_that_went_on_from_a_checkpoint_counts_its_steps_on(run_experiment: Runner) -> None:
+    waiting = ["deadline.compute_s=inf", "deadline.gossip_s=inf", "stragglers.kind=none"]
+    run_experiment("resumed", f"rounds={ROUNDS // 2}", "checkpoint.every=10", *waiting)
+    path = run_experiment("resumed", f"rounds={ROUNDS}", "checkpoint.every=10", *waiting, resume=True)
+    tables, found = read_tables(path, "events"), trace(read_run(path))["traceEvents"]
+    first = ROUNDS - (len(tables[0]) - 1)
+    assert first >= 10
+    for rank in range(N_RANKS):
+        assert [event["args"]["step"] for event in slices(found, rank)[::3]] == list(range(first, ROUNDS))
+    pairs = flows(found)
+    # Of one step each neighbour's vector was sent before the checkpoint, or none has: the others are arrows.
+    assert len(pairs) >= 2 * N_RANKS * (ROUNDS - first - 1)
+    for start, end in pairs:
+        assert tenths(start, "ts") <= tenths(end, "ts")
+
+
 def test_an_arrow_does_not_end_before_it_starts(events: list[Event]) -> None:
     # All ranks are on one node, and read the same clock.
     for start, end in flows(events):

@@ -329,7 +329,7 @@ class Worker:
 
     def _stepped(self, then: Callable[[], None], advance: bool) -> None:
         if rounds.diverged(float(self.params @ self.params)):
-            raise divergence(self.round, self._around.step_size(self.round))
+            raise divergence(self.round, self._around.step_size(self.round) if self._method.steps else None)
         before, self.round = self.round, rounds.following(self.round, self.newest_round, advance)
         self.counts.rounds += 1
         self.counts.jumped += max(self.round - before - 1, 0)
