@@ -17,7 +17,7 @@ import numpy as np
 
 from goco_mpi.config import read_config
 from goco_mpi.errors import GocoError, RunError
-from goco_mpi.simulation import Simulation
+from goco_mpi.simulation.rounds import Simulation
 
 HERE = Path(__file__).resolve().parent
 GAP = 0.01

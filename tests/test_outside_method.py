@@ -12,7 +12,7 @@ from goco_mpi.config import parse_config, to_dict
 from goco_mpi.core.methods import METHODS, method_of
 from goco_mpi.errors import InputError
 from goco_mpi.experiment import lay_out
-from goco_mpi.simulation import Simulation
+from goco_mpi.simulation.rounds import Simulation
 
 MODULE = """\
 from goco_mpi.core.methods.base import Descent

@@ -10,11 +10,11 @@ from goco_mpi.errors import InputError
 
 def run(options: argparse.Namespace) -> int:
     """Run the command; return its exit code."""
-    from goco_mpi.calibration import calibrate
     from goco_mpi.config import read_config
     from goco_mpi.planning import plan
     from goco_mpi.planning.planner import Planner
     from goco_mpi.record import read_run
+    from goco_mpi.simulation.calibration import calibrate
 
     def progress(words: str) -> None:
         if sys.stderr.isatty():

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def run(options: argparse.Namespace) -> int:
     """Run the command; return its exit code."""
     from goco_mpi.progress import Progress
-    from goco_mpi.simulation import simulate_experiment
+    from goco_mpi.simulation.rounds import simulate_experiment
 
     check_range("--workers", options.workers, 1, 2**31)
     config, out = experiments.prepare(options)
@@ -41,7 +41,7 @@ def _simulate_in_time(config: RunConfig, n_workers: int, progress: Progress) -> 
     """Return the outcome in simulated seconds, and how quickly it was simulated."""
     import time
 
-    from goco_mpi.timed import simulate_in_time
+    from goco_mpi.simulation.seconds import simulate_in_time
 
     start = time.perf_counter()
     found = simulate_in_time(config, n_workers, progress)

@@ -21,7 +21,7 @@ from goco_mpi.experiment import lay_out
 from goco_mpi.planning.plan import Candidate, Choice, Plan, describe
 from goco_mpi.problem import load_problem
 from goco_mpi.schema import RunConfig
-from goco_mpi.timed import cost_model, simulate_in_time
+from goco_mpi.simulation.seconds import cost_model, simulate_in_time
 
 SCALES = (1.0, 0.3, 1.8)
 """Step sizes tried for each candidate, as multiples of the experiment's."""

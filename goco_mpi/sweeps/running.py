@@ -31,7 +31,7 @@ import numpy as np
 from goco_mpi.errors import GocoError, InputError, RunError
 from goco_mpi.outcome import Outcome
 from goco_mpi.record import ASKED_TO_STOP, HISTORY, RunRecord, read_run, refuse_worse, write_run
-from goco_mpi.simulation import simulate_experiment
+from goco_mpi.simulation.rounds import simulate_experiment
 from goco_mpi.sweeps.file import DONE, FAILED, MISSING, OWN_COLUMNS, RESULTS, Member, Sweep, text
 from goco_mpi.sweeps.member import write_experiment
 

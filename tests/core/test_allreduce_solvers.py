@@ -22,7 +22,7 @@ from goco_mpi.errors import InputError, RunError
 from goco_mpi.experiment import lay_out, synchronous_curvature
 from goco_mpi.problem import load_problem
 from goco_mpi.replay import Replay
-from goco_mpi.simulation import simulate_experiment
+from goco_mpi.simulation.rounds import simulate_experiment
 
 EVERY = {**SOLVERS, "preconditioned_cg": PRECONDITIONED["cg"]}
 QUADRATIC_ALONE = "preconditioned_cg"

@@ -7,7 +7,7 @@ from test_shares import N_WORKERS, RATES, SIZES, Case, RidgeOnAShard, custom_sha
 from goco_mpi.config import parse_config
 from goco_mpi.core.batches import Batch
 from goco_mpi.core.rng import Purpose, stream
-from goco_mpi.simulation import simulate_experiment
+from goco_mpi.simulation.rounds import simulate_experiment
 
 
 @pytest.fixture(params=[("least_squares", False), ("logistic", True), ("softmax", False)], ids=str)

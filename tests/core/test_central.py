@@ -22,7 +22,7 @@ from goco_mpi.core.stacked import StackedCentral, start
 from goco_mpi.core.stragglers import StragglerModel
 from goco_mpi.errors import InputError
 from goco_mpi.experiment import lay_out
-from goco_mpi.simulation import Simulation, simulate_experiment
+from goco_mpi.simulation.rounds import Simulation, simulate_experiment
 
 NO_MIXING = Mixing(np.empty(0), 0)
 INF = math.inf

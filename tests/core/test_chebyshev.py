@@ -12,7 +12,7 @@ from goco_mpi.core.methods import Gradient, Place
 from goco_mpi.core.methods.chebyshev import Chebyshev
 from goco_mpi.errors import InputError
 from goco_mpi.experiment import lay_out
-from goco_mpi.simulation import Simulation
+from goco_mpi.simulation.rounds import Simulation
 
 GRAPHS = {"ring": topology.ring(8), "star": topology.star(8), "exponential": topology.exponential(8)}
 HELD = np.ones((8, 0), dtype=bool)

@@ -13,7 +13,7 @@ from goco_mpi.core.stacked import Links, StackedCompressed
 from goco_mpi.core.stragglers import StragglerModel
 from goco_mpi.errors import RunError
 from goco_mpi.experiment import lay_out
-from goco_mpi.simulation import Simulation, simulate_experiment
+from goco_mpi.simulation.rounds import Simulation, simulate_experiment
 
 COMPRESSIONS = {
     "top_k": Compression("top_k", ratio=0.1),

@@ -18,7 +18,7 @@ from goco_mpi.core.objectives import LeastSquares, WeightedRows
 from goco_mpi.core.replay import replay_gossip
 from goco_mpi.core.shares import ModelShare
 from goco_mpi.core.stragglers import StragglerModel
-from goco_mpi.simulation import Simulation
+from goco_mpi.simulation.rounds import Simulation
 
 INF = math.inf
 NUMBERS_A_MESSAGE = 4 + 2

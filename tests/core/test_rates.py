@@ -20,7 +20,7 @@ from goco_mpi.core.stragglers import StragglerModel
 from goco_mpi.errors import InputError
 from goco_mpi.experiment import lay_out
 from goco_mpi.problem import load_problem
-from goco_mpi.simulation import simulate_experiment
+from goco_mpi.simulation.rounds import simulate_experiment
 
 
 def feed(kind, steps):

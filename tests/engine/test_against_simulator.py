@@ -16,7 +16,7 @@ from goco_mpi.engine.session import Session
 from goco_mpi.engine.train import train
 from goco_mpi.errors import InputError
 from goco_mpi.outcome import Outcome
-from goco_mpi.simulation import simulate_experiment
+from goco_mpi.simulation.rounds import simulate_experiment
 
 INF = float("inf")
 OPTIONS = {

@@ -20,7 +20,7 @@ from goco_mpi.engine.session import Session
 from goco_mpi.engine.train import train
 from goco_mpi.outcome import Outcome
 from goco_mpi.schema import RunConfig
-from goco_mpi.simulation import simulate_experiment
+from goco_mpi.simulation.rounds import simulate_experiment
 
 CASES = [
     ("gradient_coding", "descent", "cyclic", LOGISTIC),

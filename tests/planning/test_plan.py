@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pytest
 
-from goco_mpi.calibration import calibrate
 from goco_mpi.cli import main
 from goco_mpi.config import parse_config, read_config, to_dict
 from goco_mpi.core import survival
@@ -16,7 +15,8 @@ from goco_mpi.planning.plan import Candidate, Choice, Plan, describe, to_json, w
 from goco_mpi.planning.planner import ALIKE, Planner
 from goco_mpi.problem import load_problem
 from goco_mpi.record import read_run, write_run
-from goco_mpi.timed import simulate_in_time
+from goco_mpi.simulation.calibration import calibrate
+from goco_mpi.simulation.seconds import simulate_in_time
 
 N = 8
 DIGITS = {"source": "digits", "standardize": True, "shards": 16, "test_fraction": 0.7}

@@ -18,7 +18,7 @@ from goco_mpi.cli import main
 from goco_mpi.config import parse_config
 from goco_mpi.errors import InputError, RunError
 from goco_mpi.record import HISTORY, read_run
-from goco_mpi.simulation import simulate_experiment
+from goco_mpi.simulation.rounds import simulate_experiment
 from goco_mpi.sweeps.file import Sweep, read_sweep
 from goco_mpi.sweeps.running import run_sweep
 

@@ -24,7 +24,7 @@ from goco_mpi.engine.train import descend  # noqa: E402
 from goco_mpi.errors import InputError, RunError  # noqa: E402
 from goco_mpi.experiment import Layout, batch, lay_out, step_schedule  # noqa: E402
 from goco_mpi.problem import load_problem  # noqa: E402
-from goco_mpi.simulation import simulate_experiment  # noqa: E402
+from goco_mpi.simulation.rounds import simulate_experiment  # noqa: E402
 from goco_mpi.torch import ModuleObjective, fit  # noqa: E402
 from goco_mpi.torch.share import TorchShare  # noqa: E402
 

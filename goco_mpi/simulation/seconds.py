@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from goco_mpi.calibration import read_traces
 from goco_mpi.core.costs import CostModel
 from goco_mpi.core.discrete_event import Network, Pacing, TimedRun, run_allreduce
 from goco_mpi.core.discrete_event.network import Observe
@@ -21,7 +20,8 @@ from goco_mpi.errors import InputError, RunError
 from goco_mpi.experiment import batch
 from goco_mpi.outcome import Outcome
 from goco_mpi.schema import RunConfig
-from goco_mpi.simulation import Simulation
+from goco_mpi.simulation.calibration import read_traces
+from goco_mpi.simulation.rounds import Simulation
 
 Array = NDArray[np.float64]
 

@@ -8,11 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from goco_mpi import terminal
-from goco_mpi.calibration import Calibration, calibrate
 from goco_mpi.errors import InputError
 from goco_mpi.outcome import Rows
 from goco_mpi.record import RunRecord
-from goco_mpi.timed import simulate_in_time
+from goco_mpi.simulation.calibration import Calibration, calibrate
+from goco_mpi.simulation.seconds import simulate_in_time
 
 Array = NDArray[np.float64]
 

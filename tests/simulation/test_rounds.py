@@ -7,7 +7,7 @@ from goco_mpi.errors import InputError, RunError
 from goco_mpi.experiment import lay_out
 from goco_mpi.problem import load_problem
 from goco_mpi.record import HISTORY
-from goco_mpi.simulation import simulate_experiment
+from goco_mpi.simulation.rounds import simulate_experiment
 
 SMALL = {
     "rounds": 45,

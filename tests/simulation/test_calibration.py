@@ -8,14 +8,14 @@ import sys
 import numpy as np
 import pytest
 
-from goco_mpi.calibration import calibrate, read_traces
 from goco_mpi.cli import main
 from goco_mpi.config import parse_config
 from goco_mpi.core.events import NONE
 from goco_mpi.errors import InputError
 from goco_mpi.outcome import Outcome
-from goco_mpi.prediction import predict
 from goco_mpi.record import read_run, write_run
+from goco_mpi.simulation.calibration import calibrate, read_traces
+from goco_mpi.simulation.prediction import predict
 
 RAW = {
     "rounds": 20,

@@ -8,8 +8,8 @@ from goco_mpi.config import parse_config
 from goco_mpi.core import metrics
 from goco_mpi.errors import InputError, RunError
 from goco_mpi.record import read_run
-from goco_mpi.simulation import simulate_experiment
-from goco_mpi.timed import cost_model, simulate_in_time
+from goco_mpi.simulation.rounds import simulate_experiment
+from goco_mpi.simulation.seconds import cost_model, simulate_in_time
 
 SMALL = {
     "rounds": 45,
