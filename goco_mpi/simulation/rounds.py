@@ -13,6 +13,7 @@ from goco_mpi.core import encoding, metrics, mixing
 from goco_mpi.core.gossip import HEADER, TRAILER
 from goco_mpi.core.methods import method_of
 from goco_mpi.core.objectives import WeightedRows
+from goco_mpi.core.placement import Placement
 from goco_mpi.core.simulate import Observe, Worked, simulate
 from goco_mpi.core.stacked import (
     SOLVERS,
@@ -78,14 +79,18 @@ class Simulation:
 
     def _weigh(self, worker: int, completion_rates: Array, own: float) -> Array:
         """Return (N/M) a_ik of a worker's shards, were these the completion rates, and ``own`` that of its rounds."""
-        holders, kind = self.layout.placement, self.config.method.weights
-        held = holders.shards_of(worker)
-        weights = np.asarray(encoding.KINDS[kind](holders, np.maximum(completion_rates, 1e-300))[worker, held])
+        holders, kind = self._co_holders[worker], self.config.method.weights
+        weights = np.asarray(encoding.KINDS[kind](holders, np.maximum(completion_rates, 1e-300))[worker])
         weights = np.minimum(weights, 100.0)
-        if self.config.step.kind == "auto":  # which is chosen for the weights of those who always finish
-            most = max(2.0 / self.config.step.scale, 1.0) / own * float((1.0 / holders.replication[held]).sum())
+        if self.config.step.kind == "auto" and weights.size:  # which is chosen for the weights of those who always finish
+            most = max(2.0 / self.config.step.scale, 1.0) / own * float((1.0 / holders.replication).sum())
             weights *= min(1.0, most / float(weights.sum()))
-        return weights * (self.layout.n_workers / holders.n_shards)
+        return np.asarray(weights * (self.layout.n_workers / self.layout.placement.n_shards))
+
+    @functools.cached_property
+    def _co_holders(self) -> list[Placement]:
+        """Return for each worker who holds its shards, and no others."""
+        return [Placement(self.layout.placement.held[:, row]) for row in self.layout.placement.held]
 
     def evaluate(self, stacked_params: Array) -> dict[str, float | None]:
         """Return the columns of ``history.csv`` that say how good parameters of shape (n_workers, n_params) are."""

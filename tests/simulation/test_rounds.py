@@ -194,3 +194,10 @@ def test_by_default_a_shard_has_two_holders_where_there_are_as_many():
     assert run(1).ranks == [{"rank": 0, "rounds": 45}]
     layouts = [lay_out(parse_config({}), n_workers) for n_workers in (1, 2, 6)]
     assert [set(layout.placement.replication.tolist()) for layout in layouts] == [{1}, {2}, {2}]
+
+
+@pytest.mark.parametrize("weights", ["paper", "own", "coverage"])
+def test_workers_without_shards_follow_the_others_with_observed_rates_too(weights):
+    method = {"rates": "ema", "weights": weights}
+    outcome = run(25, placement={"replication": 2}, method=method, stragglers={"kind": "bernoulli", "p": 0.3})
+    assert final_suboptimality(outcome) < 0.5

@@ -30,6 +30,9 @@ class StackedRated(Step):
         self.inner = inner
         self.x = inner.x
         self.links = links
+        # Edges with the same place among those of their receivers have different ones.
+        places = np.arange(len(links.dest)) - np.searchsorted(links.dest, links.dest)
+        self.edges = [places == place for place in range(int(places.max(initial=-1)) + 1)]
         self.kind = kind
         self.weigh = weigh
         n = len(inner.x)
@@ -81,11 +84,12 @@ class StackedRated(Step):
         np.fill_diagonal(self.told, t)
         self.links.deliver(np.hstack([self.told, self.q]), t)
         heard, newest = self.links.newest()
-        n = len(self.x)
-        for i, table in zip(self.links.dest[heard], newest[heard], strict=True):
-            newer = table[:n] > self.told[i]
-            self.told[i, newer] = table[:n][newer]
-            self.q[i, newer] = table[n:][newer]
+        for edges in self.edges:
+            here = edges & heard
+            to, (told, q) = self.links.dest[here], np.split(newest[here], 2, axis=1)
+            newer = told > self.told[to]
+            self.told[to] = np.where(newer, told, self.told[to])
+            self.q[to] = np.where(newer, q, self.q[to])
 
 
 def _sums(done: Array, beta: float) -> tuple[Array, float]:
