@@ -82,7 +82,7 @@ class Simulation:
         holders, kind = self._co_holders[worker], self.config.method.weights
         weights = np.asarray(encoding.KINDS[kind](holders, np.maximum(completion_rates, 1e-300))[worker])
         weights = np.minimum(weights, 100.0)
-        if self.config.step.kind == "auto" and weights.size:  # which is chosen for the weights of those who always finish
+        if self.config.step.kind == "auto" and weights.size:  # chosen for the weights of those who always finish
             most = max(2.0 / self.config.step.scale, 1.0) / own * float((1.0 / holders.replication).sum())
             weights *= min(1.0, most / float(weights.sum()))
         return np.asarray(weights * (self.layout.n_workers / self.layout.placement.n_shards))
