@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 NOT_KNOWN = "-"
 """What stands in a table for it."""
+LABELS = {"goco_mpi": "goco_mpi", "n_ranks": "ranks", "mpi_library": "MPI library", "mpi_standard": "MPI standard"}
+"""Names of facts of the environment that are not theirs with blanks in them."""
 CODE = re.compile(r"`([^`]*)`")
 
 
@@ -66,11 +69,11 @@ def build(runs: Sequence[Account], gap: float) -> str:
                 "summary": _summary(run, gap),
                 "resources": _resources(run),
                 "findings": find(run.facts()),
-                "notes": _notes(run),
                 "ranks": _ranks(run),
             }
             for place, run in enumerate(runs)
         ],
+        notes=_notes(runs),
         progress=sections.progress(runs),
         activity=[sections.activity(run, place) for place, run in enumerate(runs)],
         ages=sections.ages(runs),
@@ -164,10 +167,8 @@ def _resources(run: Account) -> str:
     if not rows:
         return ""
     read, load_s, peak = (max(float(row[key]) for row in rows) for key in ("bytes_read", "load_s", "peak_mib"))
-    return (
-        f"A rank read up to {read / 1e6:.3g} MB and was ready after up to {load_s:.2g} s; its memory was at most "
-        f"{peak:.0f} MiB."
-    )
+    reading = f"read up to {read / 1e6:.3g} MB and " if read >= 1e4 else ""
+    return f"A rank {reading}was ready after up to {load_s:.2g} s; its memory was at most {peak:.0f} MiB."
 
 
 def _suboptimality(value: float | None) -> str:
@@ -178,8 +179,19 @@ def _number(value: float | None, form: str) -> str:
     return NOT_KNOWN if value is None or value != value else form.format(value)
 
 
-def _notes(run: Account) -> list[str]:
-    """Return what the record does not hold, and why."""
+def _notes(runs: Sequence[Account]) -> list[str]:
+    """Return what records do not hold, and why: what several lack is said once, with their names unless all do."""
+    lacking: dict[str, list[str]] = {}
+    for run in runs:
+        for note in _lacks(run):
+            lacking.setdefault(note, []).append(run.name)
+    return [
+        note if len(names) == len(runs) else f"{', '.join(names)}: {note[0].lower()}{note[1:]}"
+        for note, names in lacking.items()
+    ]
+
+
+def _lacks(run: Account) -> list[str]:
     names = {
         "seconds": "Seconds",
         "layout": "Graph and shards",
@@ -231,9 +243,14 @@ def _environment(runs: Sequence[Account]) -> list[dict[str, Any]]:
     """Return where the runs were made."""
     names = list(dict.fromkeys(name for run in runs for name in run.environment))
     return [
-        {"name": name.replace("_", " "), "values": [_value(run.environment.get(name)) for run in runs]}
+        {"name": LABELS.get(name, name.replace("_", " ")), "values": [_fact(name, run.environment) for run in runs]}
         for name in names
     ]
+
+
+def _fact(name: str, environment: Mapping[str, Any]) -> str:
+    value = environment.get(name)
+    return shlex.join(map(str, value)) if name == "command" and isinstance(value, list) else _value(value)
 
 
 def _value(value: Any) -> str:

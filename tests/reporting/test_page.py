@@ -152,7 +152,7 @@ def test_numbers_of_the_record_are_on_the_page(recorded: Path, tmp_path: Path) -
     assert f"{result['loss']:.6g}" in said
     assert f"goco on synthetic, 2 ranks, 30 rounds in {result['wall_s']:.3g} s; all rounds done." in said
     assert "What limited it" in said
-    assert "A rank read up to" in said
+    assert "A rank was ready after up to" in said  # the rows are generated: none were read
     assert "data.n_features" in said
     assert "1 holder a shard, 2 shards a rank" in said
     assert "Spectral gap 1: one round of gossip makes all ranks agree" in said
@@ -209,6 +209,18 @@ def test_without_events_ages_are_said_to_be_unknown(recorded: Path, tmp_path: Pa
     found = page(tmp_path, bare)
     assert "ages of vectors are not known. The run was made with record.events = false." in found.said()
     assert len(found.figures()) == 10
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_what_several_records_lack_is_said_once(recorded: Path, tmp_path: Path) -> None:
+    runs = [recorded, *(copy(recorded, tmp_path, name) for name in ("one", "two"))]
+    for run in runs[1:]:
+        (run / "events.npz").unlink()
+    said = page(tmp_path, *runs).said()
+    assert said.count("Not in the records") == 1
+    assert len(re.findall(r"one, two: events: ", said)) == 1
+    said = page(tmp_path, *runs[1:]).said()
+    assert len(re.findall(r"(?<!two: )Events: ", said)) == 1
 
 
 @pytest.mark.usefixtures("undrawn")
